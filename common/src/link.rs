@@ -1,0 +1,294 @@
+//! How an instance's data link is shaped, and the Testground message that asks for it.
+
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// What happens to packets a link rule matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// They pass.
+    #[default]
+    Accept,
+    /// They are answered with an ICMP error.
+    Reject,
+    /// They vanish.
+    Drop,
+}
+
+/// How the packets an instance sends are treated. The default passes them unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct LinkShape {
+    /// Delay added to each packet.
+    pub latency: Duration,
+    /// Largest deviation from the latency, in both directions.
+    pub jitter: Duration,
+    /// Rate in bits per second; 0 is unlimited.
+    pub bandwidth_bps: u64,
+    /// Whether packets pass at all.
+    pub filter: Filter,
+    /// Share of packets lost, in percent.
+    pub loss_pct: f32,
+    /// Share of packets corrupted, in percent.
+    pub corrupt_pct: f32,
+    /// Correlation of corruption with the packet before, in percent.
+    pub corrupt_corr_pct: f32,
+    /// Share of packets sent out of order, in percent.
+    pub reorder_pct: f32,
+    /// Correlation of reordering with the packet before, in percent.
+    pub reorder_corr_pct: f32,
+    /// Share of packets sent twice, in percent.
+    pub duplicate_pct: f32,
+    /// Correlation of duplication with the packet before, in percent.
+    pub duplicate_corr_pct: f32,
+}
+
+/// A link shape for one destination subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LinkRule {
+    /// Destinations the rule is for.
+    pub subnet: Ipv4Net,
+    /// How packets to them are treated.
+    pub shape: LinkShape,
+}
+
+/// Whether an instance may reach hosts outside its data network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoutingPolicy {
+    /// It reaches other instances only.
+    #[default]
+    DenyAll,
+    /// It reaches the Internet too.
+    AllowAll,
+}
+
+/// A whole network configuration of one instance, as its plan asked for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetworkConfig {
+    /// Whether the instance is on the data network at all.
+    pub enable: bool,
+    /// Its new address there; absent leaves the address alone. The prefix it was sent with is ignored.
+    pub ipv4: Option<std::net::Ipv4Addr>,
+    /// How packets are treated that no rule matches.
+    pub default: LinkShape,
+    /// Rules by destination, applied in order.
+    pub rules: Vec<LinkRule>,
+    /// The state to signal once the configuration holds; empty signals nothing.
+    pub callback_state: String,
+    /// Reach beyond the data network.
+    pub routing_policy: RoutingPolicy,
+}
+
+/// A network configuration message that cannot be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidNetworkConfig {
+    /// It is not JSON of the right shape.
+    #[error("network configuration is not readable: {0}")]
+    Unreadable(String),
+    /// Only the network called `default` exists.
+    #[error("there is no network `{0}`, only `default`")]
+    UnknownNetwork(String),
+    /// IPv6 addresses cannot be set yet.
+    #[error("IPv6 address `{0}` cannot be set: the data network is IPv4")]
+    Ipv6(String),
+    /// The address is not an IPv4 address with or without prefix.
+    #[error("`{0}` is not an IPv4 address")]
+    Address(String),
+    /// A rule's subnet is not one.
+    #[error("`{0}` is not an IPv4 subnet such as 16.0.0.0/24")]
+    Subnet(String),
+    /// A percentage is out of range.
+    #[error("`{field}` is {value}, not a percentage between 0 and 100")]
+    Percentage {
+        /// The field's name on the wire.
+        field: &'static str,
+        /// Its value.
+        value: String,
+    },
+}
+
+impl NetworkConfig {
+    /// Reads the message a Testground SDK publishes on `network:<hostname>`.
+    ///
+    /// Latency and jitter are nanoseconds and bandwidth is bits per second there. Absent fields are zero,
+    /// numbers may be floats, unknown keys are ignored.
+    ///
+    /// # Errors
+    /// When the message is unreadable, or asks for what does not exist.
+    pub fn from_testground(payload: &[u8]) -> Result<Self, InvalidNetworkConfig> {
+        let wire: WireConfig = serde_json::from_slice(payload)
+            .map_err(|err| InvalidNetworkConfig::Unreadable(err.to_string()))?;
+        if !wire.network.is_empty() && wire.network != "default" {
+            return Err(InvalidNetworkConfig::UnknownNetwork(wire.network));
+        }
+        if let Some(ipv6) = wire.ipv6.filter(|text| !text.is_empty()) {
+            return Err(InvalidNetworkConfig::Ipv6(ipv6));
+        }
+        let ipv4 = match wire.ipv4.filter(|text| !text.is_empty()) {
+            None => None,
+            Some(text) => Some(
+                text.split('/')
+                    .next()
+                    .and_then(|address| address.parse().ok())
+                    .ok_or(InvalidNetworkConfig::Address(text))?,
+            ),
+        };
+        let rules = wire
+            .rules
+            .unwrap_or_default()
+            .into_iter()
+            .map(|rule| {
+                let subnet = rule
+                    .subnet
+                    .parse::<Ipv4Net>()
+                    .map_err(|_| InvalidNetworkConfig::Subnet(rule.subnet.clone()))?;
+                Ok(LinkRule { subnet: subnet.trunc(), shape: rule.shape.checked()? })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            enable: wire.enable,
+            ipv4,
+            default: wire.default.unwrap_or_default().checked()?,
+            rules,
+            callback_state: wire.callback_state.unwrap_or_default(),
+            routing_policy: match wire.routing_policy.as_deref() {
+                Some("allow_all") => RoutingPolicy::AllowAll,
+                _ => RoutingPolicy::DenyAll,
+            },
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct WireConfig {
+    #[serde(default)]
+    network: String,
+    #[serde(default, rename = "IPv4")]
+    ipv4: Option<String>,
+    #[serde(default, rename = "IPv6")]
+    ipv6: Option<String>,
+    #[serde(default)]
+    enable: bool,
+    #[serde(default)]
+    default: Option<WireShape>,
+    #[serde(default)]
+    rules: Option<Vec<WireRule>>,
+    #[serde(default)]
+    callback_state: Option<String>,
+    #[serde(default)]
+    routing_policy: Option<String>,
+}
+
+#[derive(Deserialize, Default, Clone)]
+#[serde(default)]
+struct WireShape {
+    #[serde(deserialize_with = "number")]
+    latency: f64,
+    #[serde(deserialize_with = "number")]
+    jitter: f64,
+    #[serde(deserialize_with = "number")]
+    bandwidth: f64,
+    #[serde(deserialize_with = "number")]
+    filter: f64,
+    #[serde(deserialize_with = "number")]
+    loss: f64,
+    #[serde(deserialize_with = "number")]
+    corrupt: f64,
+    #[serde(deserialize_with = "number")]
+    corrupt_corr: f64,
+    #[serde(deserialize_with = "number")]
+    reorder: f64,
+    #[serde(deserialize_with = "number")]
+    reorder_corr: f64,
+    #[serde(deserialize_with = "number")]
+    duplicate: f64,
+    #[serde(deserialize_with = "number")]
+    duplicate_corr: f64,
+}
+
+#[derive(Deserialize)]
+struct WireRule {
+    #[serde(default)]
+    subnet: String,
+    #[serde(flatten)]
+    shape: WireShape,
+}
+
+impl WireShape {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "`as` saturates floats, which is what an absurd wire number should become"
+    )]
+    fn checked(&self) -> Result<LinkShape, InvalidNetworkConfig> {
+        let percent = |field: &'static str, value: f64| {
+            if (0.0..=100.0).contains(&value) {
+                return Ok(value as f32);
+            }
+            Err(InvalidNetworkConfig::Percentage { field, value: value.to_string() })
+        };
+        Ok(LinkShape {
+            latency: Duration::from_nanos(self.latency as u64),
+            jitter: Duration::from_nanos(self.jitter as u64),
+            bandwidth_bps: self.bandwidth as u64,
+            filter: match self.filter as u8 {
+                1 => Filter::Reject,
+                2 => Filter::Drop,
+                _ => Filter::Accept,
+            },
+            loss_pct: percent("loss", self.loss)?,
+            corrupt_pct: percent("corrupt", self.corrupt)?,
+            corrupt_corr_pct: percent("corrupt_corr", self.corrupt_corr)?,
+            reorder_pct: percent("reorder", self.reorder)?,
+            reorder_corr_pct: percent("reorder_corr", self.reorder_corr)?,
+            duplicate_pct: percent("duplicate", self.duplicate)?,
+            duplicate_corr_pct: percent("duplicate_corr", self.duplicate_corr)?,
+        })
+    }
+}
+
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_rust_crate_sends_is_understood() {
+        let sent = br#"{"network":"default","IPv4":null,"IPv6":null,"enable":true,"default":{"latency":100000000,"jitter":0,"bandwidth":1048576,"filter":0,"loss":0.0,"corrupt":0.0,"corrupt_corr":0.0,"reorder":0.0,"reorder_corr":0.0,"duplicate":0.0,"duplicate_corr":0.0},"rules":null,"callback_state":"cfg","callback_target":1,"routing_policy":"deny_all"}"#;
+        let config = NetworkConfig::from_testground(sent).expect("a recorded message");
+        assert_eq!(config.default.latency, Duration::from_millis(100));
+        assert_eq!(config.default.bandwidth_bps, 1_048_576);
+        assert_eq!(config.callback_state, "cfg");
+        assert_eq!(config.ipv4, None);
+    }
+
+    #[test]
+    fn what_the_javascript_sdk_sends_is_understood() {
+        let sent = br#"{"network":"default","enable":true,"default":{"latency":100000000,"bandwidth":1048576,"filter":2},"rules":[{"subnet":"16.0.0.5/32","filter":2}],"IPv4":"16.0.1.1/12","callback_state":"cfg","callback_target":1,"routing_policy":"allow_all"}"#;
+        let config = NetworkConfig::from_testground(sent).expect("a recorded message");
+        assert_eq!(config.ipv4, Some("16.0.1.1".parse().expect("an address")));
+        assert_eq!(config.rules.len(), 1);
+        assert_eq!(config.rules[0].shape.filter, Filter::Drop);
+        assert_eq!(config.routing_policy, RoutingPolicy::AllowAll);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        let refused = |text: &str| NetworkConfig::from_testground(text.as_bytes()).unwrap_err();
+        assert!(matches!(
+            refused(r#"{"network":"eth9"}"#),
+            InvalidNetworkConfig::UnknownNetwork(name) if name == "eth9"
+        ));
+        assert!(matches!(
+            refused(r#"{"default":{"loss":120}}"#),
+            InvalidNetworkConfig::Percentage { field: "loss", .. }
+        ));
+        assert!(matches!(refused(r#"{"IPv4":"x/16"}"#), InvalidNetworkConfig::Address(_)));
+    }
+}

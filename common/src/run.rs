@@ -1,0 +1,252 @@
+//! A run as people and programs see it: its phase, its progress, its record.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Attempt, InstanceId, RunId, WorkerId};
+use crate::messages::{GroupSpec, InstanceRange, Limits, RunOptions, RuntimeKind};
+use crate::outcome::{InstanceEnd, Outcome};
+
+/// Where a run is in its life.
+///
+/// ```text
+/// submitted -> queued -> reserved -> preparing -> starting -> running -> collecting -> finished -> cleaned
+///         `-> rejected                     (from anywhere before finished) `-> collecting with the cause
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunPhase {
+    /// It is known.
+    Submitted,
+    /// It waits for room.
+    Queued,
+    /// Its images are built and its place is taken.
+    Reserved,
+    /// Workers make its instances.
+    Preparing,
+    /// All instances are ready and are being let go.
+    Starting,
+    /// Instances run.
+    Running,
+    /// Outputs are being stored.
+    Collecting,
+    /// It is over; see the verdict.
+    Finished,
+    /// It is over and nothing is left of it on any worker.
+    Cleaned,
+}
+
+impl RunPhase {
+    /// The word used in every output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Submitted => "submitted",
+            Self::Queued => "queued",
+            Self::Reserved => "reserved",
+            Self::Preparing => "preparing",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Collecting => "collecting",
+            Self::Finished => "finished",
+            Self::Cleaned => "cleaned",
+        }
+    }
+
+    /// Whether the verdict is known.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        self >= Self::Finished
+    }
+}
+
+impl fmt::Display for RunPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Every instance succeeded and every output is stored.
+    Passed,
+    /// At least one instance failed.
+    Failed,
+    /// Groundswell could not do its part. Never counted for or against the software under test.
+    Infra,
+    /// Its time was over.
+    TimedOut,
+    /// Someone canceled it.
+    Canceled,
+    /// It could never run: no such case, too many instances, a build that fails.
+    Rejected,
+}
+
+impl Verdict {
+    /// The word used in every output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::Infra => "infra",
+            Self::TimedOut => "timed_out",
+            Self::Canceled => "canceled",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How many instances of a group are where. The last seven add up to what has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupCounts {
+    /// Instances the composition asks for.
+    pub want: u32,
+    /// Instances that are ready or further.
+    pub ready: u32,
+    /// Instances that run.
+    pub running: u32,
+    /// Ended with success.
+    pub success: u32,
+    /// Ended with failure.
+    pub failure: u32,
+    /// Ended by the run's time limit.
+    pub timed_out: u32,
+    /// Ended by a cancel.
+    pub canceled: u32,
+    /// Ended by Groundswell's own failure.
+    pub aborted: u32,
+    /// Lost with their worker.
+    pub lost: u32,
+}
+
+impl GroupCounts {
+    /// Counts one instance that has ended.
+    pub fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Success => self.success += 1,
+            Outcome::Failure => self.failure += 1,
+            Outcome::TimedOut => self.timed_out += 1,
+            Outcome::Canceled => self.canceled += 1,
+            Outcome::Aborted => self.aborted += 1,
+            Outcome::Lost => self.lost += 1,
+        }
+    }
+
+    /// Instances that have ended.
+    #[must_use]
+    pub fn ended(&self) -> u32 {
+        self.success + self.failure + self.timed_out + self.canceled + self.aborted + self.lost
+    }
+}
+
+/// The state of a run, told whole at each change. Whoever attaches needs one of these and no history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunStatus {
+    /// The run.
+    pub run: RunId,
+    /// Its two-word name.
+    pub name: String,
+    /// Counts the changes, so that an old message is recognised.
+    pub revision: u64,
+    /// The plan.
+    pub plan: String,
+    /// The case.
+    pub case: String,
+    /// Who submitted it.
+    #[serde(default)]
+    pub user: String,
+    /// Where it is.
+    pub phase: RunPhase,
+    /// What it is waiting for or busy with, in one line.
+    pub doing: String,
+    /// When it was submitted, Unix milliseconds.
+    pub submitted_ms: u64,
+    /// When its instances were started, Unix milliseconds.
+    #[serde(default)]
+    pub started_ms: Option<u64>,
+    /// When it was over, Unix milliseconds.
+    #[serde(default)]
+    pub finished_ms: Option<u64>,
+    /// Groups in the order of the composition.
+    pub groups: Vec<(String, GroupCounts)>,
+    /// Workers that take part.
+    pub workers: Vec<WorkerId>,
+    /// How it ended.
+    #[serde(default)]
+    pub verdict: Option<Verdict>,
+    /// Why, when it did not pass.
+    #[serde(default)]
+    pub reason: String,
+    /// What people should know before they trust it.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// The first failures, for the summary: instance, group, number in group, end.
+    #[serde(default)]
+    pub failures: Vec<(InstanceId, String, u32, InstanceEnd)>,
+}
+
+/// Where the software under test and the composition come from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SourceInfo {
+    /// Repository.
+    pub repo: String,
+    /// Branch.
+    pub branch: String,
+    /// Commit.
+    pub commit: String,
+    /// Whether the working tree had changes.
+    pub dirty: bool,
+}
+
+/// Everything that was decided about a run, stored beside its outputs as `record.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Version of this format.
+    pub v: u32,
+    /// Its last state.
+    pub status: RunStatus,
+    /// The attempt that gave the verdict.
+    pub attempt: Attempt,
+    /// Groundswell's version.
+    pub version: String,
+    /// The composition after templating.
+    pub composition: String,
+    /// The run's id within the composition.
+    pub run_in_composition: String,
+    /// How instances were run.
+    pub runtime: RuntimeKind,
+    /// Seed of everything drawn by chance.
+    pub seed: u64,
+    /// The data network.
+    pub subnet: Ipv4Net,
+    /// Groups with resolved images and parameters.
+    pub groups: Vec<GroupSpec>,
+    /// Runner options.
+    pub options: RunOptions,
+    /// Time limits.
+    pub limits: Limits,
+    /// Who ran what.
+    pub placement: Vec<(WorkerId, Vec<InstanceRange>)>,
+    /// Where everything comes from.
+    pub source: SourceInfo,
+    /// Versions of other parts: `nats-server`, each worker, the kernel.
+    pub versions: BTreeMap<String, String>,
+    /// How each instance ended, by its number.
+    pub ends: Vec<(InstanceId, InstanceEnd)>,
+    /// Indexes of the stored outputs, one per worker.
+    pub indexes: Vec<String>,
+}

@@ -1,0 +1,159 @@
+//! Makes instances. One trait, two ways: containers of the Docker engine, or namespaces of our own.
+//!
+//! An instance is made in two steps, so that a run starts as one: [`Runtime::create`] prepares it down to
+//! the last mount and holds it before its first instruction; [`Instance::start`] lets it go.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
+use groundswell_common::messages::{ImageRef, Resources, RuntimeKind};
+use groundswell_common::outcome::Exit;
+
+use crate::network::wire::{WireSpec, Wired};
+
+/// What a runtime could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The runtime does not work on this host.
+    #[error("runtime `{runtime}` does not work here: {reason}")]
+    Unavailable {
+        /// Which.
+        runtime: &'static str,
+        /// What is missing, and how to get it.
+        reason: String,
+    },
+    /// The plan or its image is the cause: no such command, an unreadable image.
+    #[error("{0}")]
+    Plan(String),
+    /// This host is the cause.
+    #[error("failed to {doing}")]
+    Host {
+        /// What was tried.
+        doing: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Whose an instance is; every name and label derives from this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceLabels {
+    /// The run.
+    pub run: RunId,
+    /// Which attempt of it.
+    pub attempt: Attempt,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The worker it is on.
+    pub worker: WorkerId,
+    /// The worker's epoch.
+    pub epoch: Epoch,
+    /// `TEST_PLAN`.
+    pub plan: String,
+    /// `TEST_CASE`.
+    pub case: String,
+    /// Its group.
+    pub group: String,
+    /// Its number within the group.
+    pub in_group: u32,
+}
+
+/// An instance to be made.
+#[derive(Debug, Clone)]
+pub struct InstanceSpec {
+    /// Whose it is.
+    pub labels: InstanceLabels,
+    /// What it is made from; [`Runtime::fetch`] has made it ready on this host.
+    pub image: ImageRef,
+    /// Its whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Its host name.
+    pub hostname: String,
+    /// Directory on the host that it sees as `/outputs`, writable by any user.
+    pub outputs: PathBuf,
+    /// Directory on the host that it sees as `/temp`, writable by any user.
+    pub temp: PathBuf,
+    /// Names it resolves besides its own: host name to address.
+    pub hosts: BTreeMap<String, Ipv4Addr>,
+    /// What it may use.
+    pub resources: Resources,
+    /// Resource limits as Docker writes them, `nofile=1048576:1048576`.
+    pub ulimits: Vec<String>,
+    /// What is wired into its network namespace.
+    pub wire: WireSpec,
+    /// Leave the container there after the run (Docker only).
+    pub keep: bool,
+}
+
+/// An instance that is prepared and has not run an instruction of the plan.
+pub struct Created {
+    /// The instance.
+    pub instance: Box<dyn Instance>,
+    /// What was wired into its network namespace.
+    pub wired: Wired,
+    /// The reading end of its stdout. Non-blocking.
+    pub stdout: OwnedFd,
+    /// The reading end of its stderr. Non-blocking.
+    pub stderr: OwnedFd,
+}
+
+/// Makes instances on this host.
+#[async_trait]
+pub trait Runtime: Send + Sync {
+    /// Which one it is.
+    fn kind(&self) -> RuntimeKind;
+
+    /// Limits and isolation it cannot give on this host, each a sentence for people. Empty at best.
+    fn missing(&self) -> Vec<String>;
+
+    /// Makes an image ready on this host, once. `blob` is the image's stored blob, checked.
+    async fn fetch(&self, image: &ImageRef, blob: &Path) -> Result<(), RuntimeError>;
+
+    /// Whether [`Runtime::fetch`] has been done for an image, so that its blob need not be here.
+    async fn has(&self, image: &ImageRef) -> bool;
+
+    /// Makes an instance and holds it before its first instruction.
+    async fn create(&self, spec: InstanceSpec) -> Result<Created, RuntimeError>;
+
+    /// Removes everything this runtime has left on the host for `worker`: after a crash of the process, or
+    /// at the end. Goes on after a failure and returns them all.
+    async fn reap(&self, worker: &WorkerId) -> Vec<RuntimeError>;
+}
+
+/// One instance. Dropping it without [`Instance::remove`] kills it as well.
+#[async_trait]
+pub trait Instance: Send + Sync {
+    /// Lets it go.
+    async fn start(&self) -> Result<(), RuntimeError>;
+
+    /// Waits until its first process has ended and all others are gone. May be called again.
+    async fn wait(&self) -> Exit;
+
+    /// Asks its first process to end (SIGTERM).
+    async fn terminate(&self);
+
+    /// Ends all its processes at once.
+    async fn kill(&self);
+
+    /// Sets the address of its data interface, or takes the interface down.
+    async fn set_link(&self, link: LinkState) -> Result<(), RuntimeError>;
+
+    /// Removes what is left of it: container, cgroup, mounts. Its outputs stay.
+    async fn remove(&self) -> Result<(), RuntimeError>;
+}
+
+/// The state of an instance's data interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkState {
+    /// Whether it is up.
+    pub up: bool,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The prefix length of the run's subnet.
+    pub prefix: u8,
+}
