@@ -59,7 +59,9 @@ pub enum BusError {
         found: String,
     },
     /// JetStream is off or of an old API level.
-    #[error("the NATS server at `{url}` has no JetStream: start it with `-js` and a store directory")]
+    #[error(
+        "the NATS server at `{url}` has no JetStream: start it with `-js` and a store directory"
+    )]
     NoJetStream {
         /// Where.
         url: String,

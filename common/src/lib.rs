@@ -4,6 +4,7 @@
 //! NATS, the object store and telemetry.
 
 // The vocabulary.
+pub mod api;
 pub mod duration;
 pub mod ids;
 pub mod link;

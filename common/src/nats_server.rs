@@ -151,8 +151,7 @@ async fn launch(
     directory: &Path,
     port: u16,
 ) -> Result<(Child, u16), NatsServerError> {
-    let spawn_error =
-        |source| NatsServerError::Spawn { path: binary.to_owned(), source };
+    let spawn_error = |source| NatsServerError::Spawn { path: binary.to_owned(), source };
     std::fs::create_dir_all(directory).map_err(spawn_error)?;
     let log = directory.join("nats-server.log");
     let ports = directory.join("ports");

@@ -162,11 +162,8 @@ impl Objects {
     /// # Errors
     /// When the file cannot be read or the store refuses it.
     pub async fn put_file(&self, key: &str, file: &FsPath) -> Result<(), ObjectsError> {
-        let read_error = |source| ObjectsError::File {
-            verb: "read",
-            path: file.display().to_string(),
-            source,
-        };
+        let read_error =
+            |source| ObjectsError::File { verb: "read", path: file.display().to_string(), source };
         let mut reader = tokio::fs::File::open(file).await.map_err(read_error)?;
         let upload =
             self.store.put_multipart(&self.path(key)).await.map_err(failed("store", key))?;
@@ -298,11 +295,8 @@ impl Objects {
     /// When there is no such blob, it is damaged, or the file cannot be written.
     pub async fn get_blob(&self, digest: &str, file: &FsPath) -> Result<(), ObjectsError> {
         let key = blob_key(digest);
-        let write_error = |source| ObjectsError::File {
-            verb: "write",
-            path: file.display().to_string(),
-            source,
-        };
+        let write_error =
+            |source| ObjectsError::File { verb: "write", path: file.display().to_string(), source };
         let part = file.with_extension(format!("part{}", std::process::id()));
         let mut writer = tokio::fs::File::create(&part).await.map_err(write_error)?;
         let mut hasher = Sha256::new();

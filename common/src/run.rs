@@ -250,3 +250,23 @@ pub struct RunRecord {
     /// Indexes of the stored outputs, one per worker.
     pub indexes: Vec<String>,
 }
+
+/// One line of a run's event log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunEvent {
+    /// Milliseconds since the run was submitted, by the clock of whoever writes it.
+    pub at_ms: u64,
+    /// What kind of event: `phase`, `build`, `instance_started`, `stage_start`, `message`, `warning`, …
+    pub kind: String,
+    /// The event in one line for people.
+    pub text: String,
+    /// Worker it happened on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerId>,
+    /// Group it concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Instance it concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceId>,
+}

@@ -66,9 +66,7 @@ fn exporter(service: &'static str) -> Option<SdkTracerProvider> {
         .build()
         .ok()?;
     let resource = Resource::builder().with_service_name(service).build();
-    Some(
-        SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build(),
-    )
+    Some(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build())
 }
 
 /// The full address of the collector's trace endpoint; a base address gets `/v1/traces` as the standard says.

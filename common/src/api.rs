@@ -1,0 +1,147 @@
+//! What the command line asks of a coordinator, by request and reply on `gs.v1.api.<call>`.
+//!
+//! | call | request | reply |
+//! |---|---|---|
+//! | `submit` | [`SubmitRequest`] | [`Answer`] of [`crate::run::RunStatus`] |
+//! | `runs` | [`RunsRequest`] | [`Answer`] of a list of [`crate::run::RunStatus`], newest first |
+//! | `run` | [`RunRequest`] | [`Answer`] of [`crate::run::RunStatus`] |
+//! | `cancel` | [`CancelRequest`] | [`Answer`] of [`crate::run::RunStatus`] |
+//! | `workers` | `()` | [`Answer`] of a list of [`WorkerStatus`] |
+//! | `info` | `()` | [`Answer`] of [`ServiceInfo`] |
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{RunId, WorkerId};
+use crate::messages::RuntimeKind;
+use crate::run::SourceInfo;
+
+/// The coordinator's answer to a call.
+pub type Answer<T> = Result<T, Refusal>;
+
+/// Why a call was refused. The text is for people and says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What kind of trouble.
+    pub kind: RefusalKind,
+    /// What is wrong, with the value.
+    pub message: String,
+    /// What to do; may be empty.
+    #[serde(default)]
+    pub help: String,
+}
+
+/// What kind of trouble a refusal is; it decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// The composition or the request is wrong.
+    Invalid,
+    /// There is no such run, or more than one.
+    NotFound,
+    /// It can never fit on this cluster.
+    Unplaceable,
+    /// The coordinator cannot at this moment.
+    Unavailable,
+}
+
+/// Asks for one run of a composition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SubmitRequest {
+    /// The composition after templating.
+    pub composition: String,
+    /// Its file name, for messages.
+    pub composition_name: String,
+    /// The plan's `manifest.toml`.
+    pub manifest: String,
+    /// Digest of the blob with the plan's source: a zstd-compressed tar with `plan/` and, for each extra
+    /// source directory, `extra/<name>/`. `plan/` is the plan directory as the user has it.
+    pub source: String,
+    /// Which of the composition's runs.
+    pub run: String,
+    /// Runtime that wins over the composition's runner.
+    #[serde(default)]
+    pub runtime: Option<RuntimeKind>,
+    /// Seed of everything drawn by chance; absent draws one.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// How long the run may take from its start; absent is ten minutes.
+    #[serde(default)]
+    pub timeout: Option<Duration>,
+    /// Who submits.
+    #[serde(default)]
+    pub user: String,
+    /// Where everything comes from.
+    #[serde(default)]
+    pub source_info: SourceInfo,
+    /// Free labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Build again even when the cache has the image.
+    #[serde(default)]
+    pub no_cache: bool,
+}
+
+/// Asks for the newest runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunsRequest {
+    /// How many at most.
+    pub limit: u32,
+}
+
+/// Asks for one run. Any unique prefix of its id or name, or `latest`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// Which.
+    pub selector: String,
+}
+
+/// Asks to end a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// Which.
+    pub run: RunId,
+    /// Without grace.
+    pub kill: bool,
+    /// Why.
+    pub reason: String,
+}
+
+/// A worker as the coordinator knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The worker.
+    pub worker: WorkerId,
+    /// `ready`, `draining`, `silent` or `lost`.
+    pub state: String,
+    /// Its version.
+    pub version: String,
+    /// Room for instances.
+    pub slots: u32,
+    /// Slots in use.
+    pub used: u32,
+    /// Instances that exist on it.
+    pub instances: u32,
+    /// Runtimes that work there.
+    pub runtimes: Vec<RuntimeKind>,
+    /// What does not work there.
+    pub notes: Vec<String>,
+    /// Milliseconds since it was last heard.
+    pub heard_ms: u64,
+}
+
+/// What a coordinator says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceInfo {
+    /// Groundswell's version.
+    pub version: String,
+    /// The object store it uses.
+    pub objects: String,
+    /// The nats-server's version.
+    pub nats: String,
+    /// Process id, for local stacks.
+    pub pid: u32,
+}
