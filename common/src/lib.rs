@@ -5,13 +5,18 @@
 
 // The vocabulary.
 pub mod api;
+pub mod composition;
+pub mod diagnostic;
 pub mod duration;
 pub mod ids;
+pub mod instance_env;
 pub mod link;
+pub mod manifest;
 pub mod messages;
 pub mod outcome;
 pub mod run;
 pub mod subjects;
+pub mod template;
 pub mod timing;
 
 // The plumbing.
