@@ -207,7 +207,7 @@ async fn bandwidth_is_held() {
     }
     let rate = bits / start.elapsed().as_secs_f64();
     assert!((950_000.0..1_050_000.0).contains(&rate), "{rate} bit/s");
-    assert!(net.counts().of(Fate::Overrun) > 0);
+    net.reaches(Fate::Overrun, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,7 +218,7 @@ async fn a_drop_rule_is_silent_and_a_later_configuration_lifts_it() {
     one.send_to(b"x", (at(3), PORT)).expect("sent");
     silent(&two);
     silent(&one);
-    assert_eq!(net.counts().of(Fate::Filtered), 1);
+    net.reaches(Fate::Filtered, 1).await;
     send(&one, at(4), &three, b"others are reached");
     send(&two, at(2), &one, b"rules are the sender's");
     net.configure(0, &config(LinkShape::default())).await;
@@ -239,7 +239,7 @@ async fn a_reject_rule_is_an_error_at_once() {
     let heard = one.recv(&mut [0; 16]).map_err(|err| err.kind());
     assert_eq!(heard, Err(ErrorKind::HostUnreachable));
     assert!(start.elapsed() < LIMIT, "both came as errors, not by the limit");
-    assert_eq!(net.counts().of(Fate::Rejected), 2);
+    net.reaches(Fate::Rejected, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
