@@ -7,8 +7,10 @@
 //! sync         the gateway instances talk to, and the log behind it
 //! runtime      makes instances: `docker`, `netns`
 //! network      carries packets between instances
+//! influx       takes the metrics that SDKs write
 //! ```
 
+pub mod influx;
 pub mod network;
 pub mod runtime;
 pub mod sync;
