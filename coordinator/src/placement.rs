@@ -18,7 +18,7 @@ pub struct Room {
 
 /// How instances are distributed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Strategy {
+pub enum Distribution {
     /// As evenly as the free slots allow: no host becomes the bottleneck before the others.
     #[default]
     Spread,
@@ -86,7 +86,7 @@ pub fn place(
     groups: &[u32],
     runtime: RuntimeKind,
     rooms: &[Room],
-    strategy: Strategy,
+    distribution: Distribution,
 ) -> Result<Vec<Share>, NoRoom> {
     if rooms.is_empty() {
         return Err(NoRoom::NoWorkers);
@@ -107,9 +107,9 @@ pub fn place(
         return Err(NoRoom::Busy { wanted, free, slots });
     }
     let frees: Vec<u32> = usable.iter().map(|room| room.free).collect();
-    let counts = match strategy {
-        Strategy::Spread => spread(wanted, &frees),
-        Strategy::Fill => fill(wanted, &frees),
+    let counts = match distribution {
+        Distribution::Spread => spread(wanted, &frees),
+        Distribution::Fill => fill(wanted, &frees),
     };
     let mut cut = Cut { groups, group: 0, in_group: 0, instance: 0 };
     let shares = usable
@@ -206,7 +206,8 @@ mod tests {
     #[test]
     fn instances_are_spread_evenly_and_in_order() {
         let rooms = [room(2, 10, 10), room(1, 10, 10), room(3, 10, 1)];
-        let shares = place(&[3, 4], RuntimeKind::Netns, &rooms, Strategy::Spread).expect("fits");
+        let shares =
+            place(&[3, 4], RuntimeKind::Netns, &rooms, Distribution::Spread).expect("fits");
         assert_eq!(sizes(&shares), [3, 3, 1]);
         assert_eq!(shares[0].0.as_str(), "w1");
         let first_of_second = shares[1].1[0].clone();
@@ -216,7 +217,7 @@ mod tests {
     #[test]
     fn filling_takes_as_few_workers_as_possible() {
         let rooms = [room(1, 4, 4), room(2, 9, 9)];
-        let shares = place(&[9], RuntimeKind::Netns, &rooms, Strategy::Fill).expect("fits");
+        let shares = place(&[9], RuntimeKind::Netns, &rooms, Distribution::Fill).expect("fits");
         assert_eq!(sizes(&shares), [9]);
         assert_eq!(shares[0].0.as_str(), "w2");
     }
@@ -224,7 +225,7 @@ mod tests {
     #[test]
     fn a_refusal_says_what_is_needed_and_what_there_is() {
         let text = |groups: &[u32], rooms: &[Room], runtime| {
-            place(groups, runtime, rooms, Strategy::Spread).expect_err("no room").to_string()
+            place(groups, runtime, rooms, Distribution::Spread).expect_err("no room").to_string()
         };
         let rooms = [room(1, 32, 32), room(2, 32, 10)];
         assert_eq!(
@@ -254,12 +255,12 @@ mod tests {
                 .enumerate()
                 .map(|(number, (free, busy))| room(number, free + busy, *free))
                 .collect();
-            let strategy = if fill { Strategy::Fill } else { Strategy::Spread };
+            let distribution = if fill { Distribution::Fill } else { Distribution::Spread };
             let wanted: u32 = groups.iter().sum();
-            let placed = place(&groups, RuntimeKind::Netns, &rooms, strategy);
+            let placed = place(&groups, RuntimeKind::Netns, &rooms, distribution);
             let mut reversed = rooms.clone();
             reversed.reverse();
-            prop_assert_eq!(&placed, &place(&groups, RuntimeKind::Netns, &reversed, strategy));
+            prop_assert_eq!(&placed, &place(&groups, RuntimeKind::Netns, &reversed, distribution));
             let free: u32 = rooms.iter().map(|room| room.free).sum();
             prop_assert_eq!(placed.is_ok(), !rooms.is_empty() && wanted <= free);
             let Ok(shares) = placed else { return Ok(()) };
@@ -282,7 +283,7 @@ mod tests {
         #[test]
         fn spreading_is_even_where_there_is_room(wanted in 1_u32..200, workers in 1_usize..9) {
             let rooms: Vec<Room> = (0..workers).map(|n| room(n, 200, 200)).collect();
-            let shares = place(&[wanted], RuntimeKind::Netns, &rooms, Strategy::Spread).expect("fits");
+            let shares = place(&[wanted], RuntimeKind::Netns, &rooms, Distribution::Spread).expect("fits");
             let sizes = sizes(&shares);
             let most = sizes.iter().max().copied().unwrap_or(0);
             let least = if shares.len() < workers { 0 } else { sizes.iter().min().copied().unwrap_or(0) };

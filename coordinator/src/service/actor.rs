@@ -333,6 +333,7 @@ impl Actor {
             outline,
             subnet,
             start_time: String::new(),
+            start_offset_ms: 0,
             groups: Vec::new(),
             events: EventLog::default(),
             span,
@@ -415,7 +416,7 @@ impl Actor {
             // Placing looks at all runs; see `place_queued`.
             Command::Place => {}
             Command::CreateLog => {
-                live.start_time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+                live.take_start_time();
                 let workers = live.run.workers();
                 let create = effects::create_log(logs, run.clone(), attempt, workers);
                 self.effects.spawn(create.instrument(span));
@@ -535,7 +536,7 @@ impl Actor {
         };
         let groups: Vec<u32> = live.outline.groups.iter().map(|group| group.instances).collect();
         let rooms = self.workers.rooms(&self.used(), Instant::now().into_std());
-        match place(&groups, live.outline.runtime, &rooms, self.config.strategy) {
+        match place(&groups, live.outline.runtime, &rooms, self.config.distribution) {
             Ok(shares) => Event::Placed { shares },
             Err(no_room) => {
                 debug!(run = %run, reason = %no_room, "no room");
@@ -590,9 +591,11 @@ impl Actor {
 
     /// Takes an event of a worker in. The coordinator hears its own too; those are in the log already.
     fn event(&mut self, message: &Message) {
-        let Some(event) = readable::<RunEvent>(message) else { return };
+        let Some(mut event) = readable::<RunEvent>(message) else { return };
         let Ok(run) = bus::last_token(&message.subject).parse::<RunId>() else { return };
         if let Some(live) = self.live.get_mut(&run).filter(|_| event.worker.is_some()) {
+            // Workers count from the start time they were given, which is later than the submission.
+            event.at_ms += live.start_offset_ms;
             live.events.push(&event);
         }
     }

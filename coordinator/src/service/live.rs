@@ -26,6 +26,8 @@ pub(super) struct Live {
     pub(super) seed: u64,
     pub(super) subnet: Ipv4Net,
     pub(super) start_time: String,
+    /// From the submission to the start time.
+    pub(super) start_offset_ms: u64,
     pub(super) groups: Vec<GroupSpec>,
     pub(super) events: EventLog,
     pub(super) span: Span,
@@ -54,6 +56,14 @@ impl Live {
             .zip(images)
             .map(|(group, image)| group.with_image(image))
             .collect();
+    }
+
+    /// Takes the present as the time instances are told the run began, in whole seconds as Testground has it.
+    pub(super) fn take_start_time(&mut self) {
+        let now = jiff::Timestamp::now();
+        self.start_time = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let start_ms = u64::try_from(now.as_second()).unwrap_or(0) * 1000;
+        self.start_offset_ms = start_ms.saturating_sub(self.run.submitted_ms());
     }
 
     /// Slots it holds on each worker.

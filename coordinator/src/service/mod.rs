@@ -32,7 +32,7 @@ use tracing::{Instrument as _, info, info_span};
 use crate::assignments::Assignments;
 use crate::ledger::{Ledger, LedgerError};
 use crate::parts::Parts;
-use crate::placement::Strategy;
+use crate::placement::Distribution;
 
 /// How long effects may take to end after shutdown was asked for: records of runs above all.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -55,7 +55,7 @@ pub struct ServiceConfig {
     /// This coordinator's name, for whoever finds it at work.
     pub name: String,
     /// How instances are distributed.
-    pub strategy: Strategy,
+    pub distribution: Distribution,
     /// How long a run that does not fit on the workers that are there waits for others.
     pub no_room_patience: Duration,
     /// After a failure, how long silence may last before a run is stopped; absent is for ever.
@@ -90,7 +90,8 @@ pub struct Service;
 impl Service {
     /// Takes the lead, ends what an earlier coordinator left, and serves until `shutdown`.
     ///
-    /// Runs go on without it: their workers keep what they have. Whoever wants them to end cancels them first.
+    /// It does not end runs: their workers go on with what they have until their lease ends, and the next
+    /// coordinator gives those runs their verdict. Whoever wants them to end well cancels them first.
     ///
     /// # Errors
     /// When another coordinator is at work or the bus refuses something.
