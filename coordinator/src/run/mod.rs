@@ -24,19 +24,23 @@
 //! the rule off or longer.
 
 mod accounts;
+mod ending;
+mod event;
 mod status;
 #[cfg(test)]
 mod tests;
 
 use std::time::{Duration, Instant};
 
-use groundswell_common::ids::{Attempt, RunId, WorkerId};
-use groundswell_common::messages::{Limits, ShareEvent, Want};
-use groundswell_common::outcome::Outcome;
-use groundswell_common::run::{RunPhase, Verdict};
+use groundswell_common::ids::WorkerId;
+use groundswell_common::messages::{ShareEvent, Want};
+use groundswell_common::run::RunPhase;
 use groundswell_common::timing::{COLLECT_TIMEOUT, KILL_TIME};
 
 pub use accounts::{Accounts, Share};
+use ending::Cause;
+use event::note;
+pub use event::{About, Command, Event, Now, Rules};
 
 use crate::placement;
 
@@ -47,195 +51,6 @@ pub const FAIL_FAST_QUIET: Duration = Duration::from_secs(30);
 
 /// How long a queued run may go without a word about its place before it counts as never fitting.
 const QUEUE_WORD: Duration = Duration::from_secs(60);
-
-/// The time, on the clock that decides and on the one people read.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// Monotonic.
-    pub at: Instant,
-    /// Unix milliseconds.
-    pub unix_ms: u64,
-}
-
-/// What a run goes by.
-#[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    /// Time limits.
-    pub limits: Limits,
-    /// How long a run that could never fit waits for workers to come.
-    pub no_room_patience: Duration,
-    /// After a failure, how long silence may last before the run is stopped; absent is for ever.
-    pub fail_fast: Option<Duration>,
-}
-
-/// What a run is about; it never changes.
-#[derive(Debug, Clone)]
-pub struct About {
-    /// The run.
-    pub run: RunId,
-    /// Which attempt.
-    pub attempt: Attempt,
-    /// The plan.
-    pub plan: String,
-    /// The case.
-    pub case: String,
-    /// Who submitted it.
-    pub user: String,
-    /// Groups and their sizes.
-    pub groups: Vec<(String, u32)>,
-    /// What it goes by.
-    pub rules: Rules,
-}
-
-/// What happened.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// A builder says what it does.
-    Building {
-        /// One line.
-        doing: String,
-    },
-    /// Every image is there.
-    Built,
-    /// There is an image that cannot be made.
-    BuildFailed {
-        /// Why.
-        reason: String,
-        /// Whether the plan is the cause.
-        fault_of_plan: bool,
-    },
-    /// There is room for all instances.
-    Placed {
-        /// Who gets what.
-        shares: Vec<placement::Share>,
-    },
-    /// There is no room at this moment.
-    NoRoom {
-        /// Why.
-        reason: String,
-        /// Whether it would fit when other runs are over.
-        temporary: bool,
-    },
-    /// The sync log is there.
-    LogReady,
-    /// The sync log cannot be made.
-    LogFailed {
-        /// Why.
-        reason: String,
-    },
-    /// The start record is in the log.
-    StartAppended,
-    /// The start record may not be in the log.
-    StartFailed {
-        /// Why.
-        reason: String,
-    },
-    /// A worker told something about its share.
-    Told {
-        /// The worker.
-        worker: WorkerId,
-        /// What.
-        what: ShareEvent,
-    },
-    /// A worker has not been heard for a while.
-    WorkerSilent {
-        /// The worker.
-        worker: WorkerId,
-        /// For how long.
-        silent: Duration,
-    },
-    /// A worker counts as gone, and what it ran with it.
-    WorkerLost {
-        /// The worker.
-        worker: WorkerId,
-        /// Why.
-        reason: String,
-    },
-    /// Someone wants it to end.
-    CancelRequested {
-        /// Why.
-        reason: String,
-        /// Without grace.
-        kill: bool,
-    },
-    /// Something inside the coordinator keeps it from doing its part.
-    Trouble {
-        /// What.
-        reason: String,
-    },
-    /// [`Run::deadline`] has passed.
-    DeadlinePassed,
-    /// Record and events are stored.
-    Recorded,
-    /// Record or events cannot be stored.
-    RecordFailed {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// What to do. Every command may be carried out twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Build the images.
-    Build,
-    /// Stop building.
-    CancelBuild,
-    /// Find a place for all instances, now and whenever there is more room.
-    Place,
-    /// Make the sync log.
-    CreateLog,
-    /// Give each worker of the run its share with [`Run::want`]; without a wish, take it away.
-    Assign,
-    /// Append the start record.
-    AppendStart,
-    /// Remember the run in the control state.
-    Remember,
-    /// Store the record as it is.
-    WriteRecord,
-    /// Store events and record with [`Run::concluded`], and tell how that went.
-    Conclude,
-    /// Remove the sync log.
-    DeleteLog,
-    /// Free its subnet: nothing of it is left anywhere.
-    Forget,
-    /// Add a line to the run's event log.
-    Note {
-        /// What kind of event.
-        kind: &'static str,
-        /// For people.
-        text: String,
-        /// Worker it is about.
-        worker: Option<WorkerId>,
-    },
-}
-
-/// Why a run ends before its instances have ended by themselves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Cause {
-    verdict: Verdict,
-    reason: String,
-    outcome: Outcome,
-    kill: bool,
-}
-
-impl Cause {
-    fn new(verdict: Verdict, outcome: Outcome, reason: impl Into<String>) -> Self {
-        Self { verdict, reason: reason.into(), outcome, kill: false }
-    }
-
-    fn infra(reason: impl Into<String>) -> Self {
-        Self::new(Verdict::Infra, Outcome::Aborted, reason)
-    }
-
-    fn failed(reason: impl Into<String>) -> Self {
-        Self::new(Verdict::Failed, Outcome::Failure, reason)
-    }
-
-    fn rejected(reason: impl Into<String>) -> Self {
-        Self::new(Verdict::Rejected, Outcome::Aborted, reason)
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -356,12 +171,6 @@ impl Run {
         }
     }
 
-    fn fail_fast_due(&self) -> Option<Instant> {
-        let quiet = self.about.rules.fail_fast?;
-        self.accounts.first_bad()?;
-        Some(self.last_word + quiet)
-    }
-
     /// Takes an event in and returns what to do next.
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Command> {
         let mut out = Vec::new();
@@ -470,91 +279,6 @@ impl Run {
         }
     }
 
-    fn broken(&mut self, reason: &str, fault_of_plan: bool, out: &mut Vec<Command>) {
-        let cause = if fault_of_plan { Cause::failed(reason) } else { Cause::infra(reason) };
-        self.end_by(cause, out);
-    }
-
-    fn outputs_missing(&mut self, worker: &WorkerId, reason: &str, out: &mut Vec<Command>) {
-        let text = format!("the outputs of worker {worker} are not stored: {reason}");
-        self.warn(text.clone(), Some(worker), out);
-        self.end_by(Cause::infra(text), out);
-    }
-
-    fn lost(&mut self, worker: &WorkerId, reason: &str, out: &mut Vec<Command>) {
-        let Some(share) = self.accounts.share(worker).filter(|share| !share.lost) else { return };
-        let stored = share.index.is_some();
-        share.lost = true;
-        let instances = self.accounts.end_share(worker, Outcome::Lost, reason);
-        if instances == 0 && stored {
-            return;
-        }
-        let text = if instances == 0 {
-            format!("{reason}; its outputs are not stored")
-        } else {
-            format!("{reason}; {instances} instances were lost with it")
-        };
-        out.push(Command::Note {
-            kind: "worker_lost",
-            text: text.clone(),
-            worker: Some(worker.clone()),
-        });
-        self.end_by(Cause::infra(text), out);
-    }
-
-    fn cancel(&mut self, reason: String, kill: bool, now: Now, out: &mut Vec<Command>) {
-        // Whoever cancels while outputs are being stored still gets them; killing gives them up.
-        let collecting = matches!(self.phase, Phase::Collecting { .. });
-        if collecting && !kill {
-            return;
-        }
-        self.end_by(Cause::new(Verdict::Canceled, Outcome::Canceled, reason), out);
-        if !kill {
-            return;
-        }
-        if let Some(cause) = &mut self.cause {
-            cause.kill = true;
-        }
-        let soon = now.at + KILL_TIME;
-        match &mut self.phase {
-            Phase::Stopping { until, killing } => {
-                *killing = true;
-                *until = soon;
-                out.push(Command::Assign);
-            }
-            Phase::Collecting { until } => {
-                *until = soon;
-                out.push(Command::Assign);
-            }
-            Phase::Building
-            | Phase::Queued { .. }
-            | Phase::Reserved
-            | Phase::Preparing { .. }
-            | Phase::Starting { .. }
-            | Phase::Running { .. }
-            | Phase::Concluding
-            | Phase::Finished
-            | Phase::Cleaned => {}
-        }
-    }
-
-    /// Notes why the run ends. The first cause counts, but infrastructure wins over failure.
-    fn end_by(&mut self, cause: Cause, out: &mut Vec<Command>) {
-        if matches!(self.phase, Phase::Concluding | Phase::Finished | Phase::Cleaned) {
-            return;
-        }
-        let wins = match &self.cause {
-            None => true,
-            Some(first) => first.verdict == Verdict::Failed && cause.verdict == Verdict::Infra,
-        };
-        if wins {
-            out.push(note("cause", &cause.reason));
-            self.cause = Some(cause);
-        } else if self.cause.as_ref().is_some_and(|first| *first != cause) {
-            out.push(note("late_cause", &cause.reason));
-        }
-    }
-
     fn warn(&mut self, text: String, worker: Option<&WorkerId>, out: &mut Vec<Command>) {
         const MOST: usize = 100;
         if self.warnings.contains(&text) || self.warnings.len() >= MOST {
@@ -562,97 +286,6 @@ impl Run {
         }
         out.push(Command::Note { kind: "warning", text: text.clone(), worker: worker.cloned() });
         self.warnings.push(text);
-    }
-
-    fn deadline_passed(&mut self, now: Now, out: &mut Vec<Command>) {
-        if self.deadline().is_none_or(|deadline| now.at < deadline) {
-            return;
-        }
-        match self.phase {
-            Phase::Queued { .. } => self.end_by(Cause::rejected(self.doing.clone()), out),
-            Phase::Preparing { .. } => self.end_by(Cause::infra(self.not_ready()), out),
-            Phase::Starting { until } | Phase::Running { until } if until <= now.at => {
-                self.end_by(Cause::new(Verdict::TimedOut, Outcome::TimedOut, TIMED_OUT), out);
-            }
-            Phase::Running { .. } => self.end_by(Cause::failed(self.stuck()), out),
-            Phase::Stopping { killing: false, .. } => {
-                if let Some(cause) = &mut self.cause {
-                    cause.kill = true;
-                }
-                self.phase = Phase::Stopping { until: now.at + 2 * KILL_TIME, killing: true };
-                out.push(Command::Assign);
-            }
-            Phase::Stopping { killing: true, .. } => self.give_up_instances(out),
-            Phase::Collecting { .. } => self.give_up_outputs(out),
-            // Events are hints: a deadline that has moved is not one.
-            Phase::Starting { .. }
-            | Phase::Building
-            | Phase::Reserved
-            | Phase::Concluding
-            | Phase::Finished
-            | Phase::Cleaned => {}
-        }
-    }
-
-    fn not_ready(&self) -> String {
-        let late: Vec<String> = self
-            .accounts
-            .shares()
-            .iter()
-            .filter(|share| !share.prepared)
-            .map(|share| {
-                let doing = if share.doing.is_empty() { "no word" } else { &share.doing };
-                format!("{} ({} of {} ready, {doing})", share.worker, share.ready, share.size())
-            })
-            .collect();
-        let limit = self.about.rules.limits.prepare.as_secs();
-        format!("not ready within {limit} s: worker {}", late.join(", worker "))
-    }
-
-    fn stuck(&self) -> String {
-        let Some(bad) = self.accounts.first_bad() else { return String::new() };
-        let outcome = self.accounts.ends()[&bad].outcome;
-        format!(
-            "instance {} ended with {outcome}; the others were still waiting",
-            self.accounts.label(bad)
-        )
-    }
-
-    fn give_up_instances(&mut self, out: &mut Vec<Command>) {
-        let open = self.accounts.open();
-        let text = format!("{open} instances did not end although they were killed");
-        self.warn(text.clone(), None, out);
-        self.end_by(Cause::infra(text), out);
-        self.accounts.end_rest(Outcome::Aborted, "its worker did not report its end");
-    }
-
-    fn give_up_outputs(&mut self, out: &mut Vec<Command>) {
-        let late: Vec<WorkerId> = self
-            .accounts
-            .shares()
-            .iter()
-            .filter(|share| !share.is_settled())
-            .map(|share| share.worker.clone())
-            .collect();
-        for worker in late {
-            if let Some(share) = self.accounts.share(&worker) {
-                share.collect_failed = true;
-            }
-            self.outputs_missing(&worker, "it took too long", out);
-        }
-    }
-
-    fn record_failed(&mut self, reason: &str, out: &mut Vec<Command>) {
-        if self.phase != Phase::Concluding {
-            return;
-        }
-        let text = format!("the run's record is not stored: {reason}");
-        self.warn(text.clone(), None, out);
-        let verdict = self.verdict().0;
-        if matches!(verdict, Verdict::Passed | Verdict::Failed) {
-            self.cause = Some(Cause::infra(text));
-        }
-        self.facts.recorded = true;
     }
 
     /// Moves on by one phase when the facts allow it.
@@ -712,23 +345,23 @@ impl Run {
                 out.push(Command::Forget);
             }
             // The facts do not allow more.
-            _ => return false,
+            Phase::Building
+            | Phase::Queued { .. }
+            | Phase::Reserved
+            | Phase::Preparing { .. }
+            | Phase::Starting { .. }
+            | Phase::Running { .. }
+            | Phase::Stopping { .. }
+            | Phase::Collecting { .. }
+            | Phase::Concluding
+            | Phase::Finished
+            | Phase::Cleaned => return false,
         }
         true
     }
 
     fn all_started(&self) -> bool {
         self.accounts.every(|share| share.started || share.lost)
-    }
-
-    /// Ends a run of which no instance has run an instruction: nothing to stop and nothing to collect.
-    fn end_unstarted(&mut self, out: &mut Vec<Command>) {
-        let Some(cause) = self.cause.clone() else { return };
-        if self.phase == Phase::Building {
-            out.push(Command::CancelBuild);
-        }
-        self.accounts.end_rest(cause.outcome, &format!("never started: {}", cause.reason));
-        self.conclude(out);
     }
 
     fn collect(&mut self, doing: &str, now: Now, out: &mut Vec<Command>) {
@@ -772,44 +405,4 @@ impl Run {
             Phase::Cleaned => RunPhase::Cleaned,
         }
     }
-
-    /// How it ended, or would if this were all, and why it did not pass.
-    fn verdict(&self) -> (Verdict, String) {
-        let infra = self.accounts.count(|o| !matches!(o, Outcome::Success | Outcome::Failure));
-        match &self.cause {
-            Some(cause) if cause.verdict != Verdict::Failed || infra == 0 => {
-                (cause.verdict, cause.reason.clone())
-            }
-            Some(_) => (
-                Verdict::Infra,
-                self.first_reason(|o| !matches!(o, Outcome::Success | Outcome::Failure)),
-            ),
-            None if infra > 0 => (
-                Verdict::Infra,
-                self.first_reason(|o| !matches!(o, Outcome::Success | Outcome::Failure)),
-            ),
-            None if self.accounts.count(|o| o != Outcome::Success) > 0 => {
-                (Verdict::Failed, self.first_reason(|o| o != Outcome::Success))
-            }
-            None => (Verdict::Passed, String::new()),
-        }
-    }
-
-    fn first_reason(&self, what: impl Fn(Outcome) -> bool) -> String {
-        let total = self.accounts.total();
-        let count = self.accounts.count(&what);
-        let Some((instance, end)) = self.accounts.ends().iter().find(|(_, end)| what(end.outcome))
-        else {
-            return String::new();
-        };
-        let why = if end.reason.is_empty() { end.outcome.as_str() } else { &end.reason };
-        format!(
-            "{count} of {total} instances did not succeed; the first is {}: {why}",
-            self.accounts.label(*instance)
-        )
-    }
-}
-
-fn note(kind: &'static str, text: &str) -> Command {
-    Command::Note { kind, text: text.to_owned(), worker: None }
 }

@@ -1,8 +1,9 @@
 //! Single stories, then properties, then a simulation with workers whose messages are lost, doubled and late.
 
-use groundswell_common::ids::InstanceId;
-use groundswell_common::messages::{InstanceRange, RuntimeKind};
-use groundswell_common::outcome::InstanceEnd;
+use groundswell_common::ids::{Attempt, InstanceId};
+use groundswell_common::messages::{InstanceRange, Limits, RuntimeKind};
+use groundswell_common::outcome::{InstanceEnd, Outcome};
+use groundswell_common::run::Verdict;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};

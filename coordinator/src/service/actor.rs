@@ -8,10 +8,8 @@ use async_nats::Message;
 use groundswell_common::api::{Refusal, RefusalKind};
 use groundswell_common::bus;
 use groundswell_common::chain::Chain;
-use groundswell_common::ids::{Attempt, Epoch, RunId, WorkerId};
-use groundswell_common::messages::{
-    Desired, Heartbeat, HeartbeatReply, ImageRef, Registered, Registration, Report, ReportReply,
-};
+use groundswell_common::ids::{Attempt, RunId, WorkerId};
+use groundswell_common::messages::ImageRef;
 use groundswell_common::run::{RunEvent, RunPhase, RunStatus};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,12 +23,12 @@ use super::teller::Teller;
 use super::{DRAIN, Incoming, ServiceConfig};
 use crate::assignments::Assignments;
 use crate::events::EventLog;
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::Ledger;
 use crate::parts::PrepareError;
 use crate::placement::{NoRoom, place};
 use crate::run::{About, Command, Event, Now, Rules, Run};
 use crate::subnets::Subnets;
-use crate::workers::{Taking, Workers};
+use crate::workers::Workers;
 
 /// The least time between two statuses of a run.
 const STATUS_GAP: Duration = Duration::from_millis(50);
@@ -43,22 +41,22 @@ const PAST: usize = 500;
 pub(super) struct Actor {
     pub(super) config: ServiceConfig,
     pub(super) ledger: Ledger,
-    assignments: Assignments,
+    pub(super) assignments: Assignments,
     teller: Teller,
     pub(super) workers: Workers,
     pub(super) live: BTreeMap<RunId, Live>,
     pub(super) past: BTreeMap<RunId, RunStatus>,
     subnets: Subnets,
     /// The stream sequence of each worker's assignments.
-    sequences: BTreeMap<WorkerId, u64>,
+    pub(super) sequences: BTreeMap<WorkerId, u64>,
     /// Workers whose assignments are being published: one at a time, so that the last one wins.
-    assigning: BTreeSet<WorkerId>,
+    pub(super) assigning: BTreeSet<WorkerId>,
     /// Workers whose assignments have changed since they were last published.
-    unassigned: BTreeSet<WorkerId>,
+    pub(super) unassigned: BTreeSet<WorkerId>,
     progress: mpsc::Sender<(RunId, String)>,
     progress_lines: Option<mpsc::Receiver<(RunId, String)>>,
     pub(super) effects: JoinSet<Done>,
-    ending: CancellationToken,
+    pub(super) ending: CancellationToken,
     placed_at: Instant,
 }
 
@@ -108,8 +106,9 @@ impl Actor {
                 () = deposed.cancelled() => break,
                 // Time and results before new work, so that load delays callers and not runs.
                 _ = ticks.tick() => self.tick(),
-                Some(done) = self.effects.join_next() => self.joined(done),
+                // A builder's last line comes before the news that it is done.
                 Some((run, doing)) = progress.recv() => self.feed(&run, Event::Building { doing }),
+                Some(done) = self.effects.join_next() => self.joined(done),
                 Some(incoming) = inbox.recv() => self.incoming(incoming),
             }
         }
@@ -170,127 +169,6 @@ impl Actor {
                 self.registered(message, registration, epoch);
             }
             Done::Selected(message, selected) => self.selected(message, selected),
-        }
-    }
-
-    // Workers.
-
-    fn register(&mut self, message: Message) {
-        let Some(registration) = readable::<Registration>(&message) else { return };
-        let worker = &registration.worker;
-        if let Some(epoch) = self.workers.epoch(worker, registration.boot) {
-            return self.registered(message, registration, Ok(epoch));
-        }
-        let fresh = self.workers.is_lost(worker);
-        let ledger = self.ledger.clone();
-        self.effects.spawn(async move {
-            let epoch = ledger.register(registration.clone(), fresh).await;
-            Done::Registered(Box::new((message, registration, epoch)))
-        });
-    }
-
-    fn registered(
-        &mut self,
-        message: Message,
-        registration: Registration,
-        epoch: Result<Epoch, LedgerError>,
-    ) {
-        let worker = registration.worker.clone();
-        let epoch = match epoch {
-            Ok(epoch) => epoch,
-            // Without an answer the worker registers again.
-            Err(err) => {
-                return warn!(worker = %worker, error = %Chain(&err), "worker not registered");
-            }
-        };
-        info!(worker = %worker, epoch = epoch.0, slots = registration.slots, "worker registered");
-        if self.workers.register(registration, epoch, Instant::now().into_std()) {
-            self.lose(&worker, &format!("worker {worker} was restarted"));
-        }
-        self.unassigned.insert(worker);
-        self.publish_assignments();
-        let answer = Registered { epoch, term: self.ledger.term(), lease: self.config.lease };
-        self.reply(message, answer);
-        self.place_queued();
-    }
-
-    fn heartbeat(&mut self, message: Message) {
-        let Some(heartbeat) = readable::<Heartbeat>(&message) else { return };
-        let Ok(worker) = bus::last_token(&message.subject).parse::<WorkerId>() else { return };
-        let known = self.workers.heard(&worker, &heartbeat, Instant::now().into_std());
-        let desired = self.sequences.get(&worker).copied().unwrap_or(0);
-        let reply = HeartbeatReply { term: self.ledger.term(), desired, register: !known };
-        self.reply(message, reply);
-    }
-
-    fn report(&mut self, message: Message) {
-        let Some(report) = readable::<Report>(&message) else { return };
-        let Ok(worker) = bus::last_token(&message.subject).parse::<WorkerId>() else { return };
-        let now = Instant::now().into_std();
-        let taking = self.workers.report(&worker, report.epoch, report.no, now);
-        let reply = ReportReply { taken: report.no, fenced: taking == Taking::Fenced };
-        if taking == Taking::New {
-            for item in report.items {
-                let current = self
-                    .live
-                    .get(&item.run)
-                    .is_some_and(|live| live.run.about().attempt == item.attempt);
-                if current {
-                    let event = Event::Told { worker: worker.clone(), what: item.what };
-                    self.feed(&item.run, event);
-                }
-            }
-        }
-        self.reply(message, reply);
-    }
-
-    fn lose(&mut self, worker: &WorkerId, reason: &str) {
-        for run in self.runs_of(worker) {
-            let event = Event::WorkerLost { worker: worker.clone(), reason: reason.to_owned() };
-            self.feed(&run, event);
-        }
-    }
-
-    fn runs_of(&self, worker: &WorkerId) -> Vec<RunId> {
-        self.live
-            .values()
-            .filter(|live| live.run.accounts().shares().iter().any(|s| &s.worker == worker))
-            .map(|live| live.id().clone())
-            .collect()
-    }
-
-    /// Slots that live runs hold on each worker.
-    pub(super) fn used(&self) -> BTreeMap<WorkerId, u32> {
-        let mut used = BTreeMap::new();
-        for (worker, slots) in self.live.values().flat_map(Live::slots) {
-            *used.entry(worker.clone()).or_insert(0) += slots;
-        }
-        used
-    }
-
-    fn publish_assignments(&mut self) {
-        for worker in std::mem::take(&mut self.unassigned) {
-            if !self.assigning.insert(worker.clone()) {
-                self.unassigned.insert(worker);
-                continue;
-            }
-            let shares =
-                self.live.values().filter_map(|live| live.desired(&worker)).collect::<Vec<_>>();
-            let span = info_span!("assign", worker = %worker, runs = shares.len());
-            let desired = Desired { term: self.ledger.term(), shares };
-            let (assignments, ending) = (self.assignments.clone(), self.ending.clone());
-            self.effects
-                .spawn(effects::assign(assignments, worker, desired, ending).instrument(span));
-        }
-    }
-
-    fn assigned(&mut self, worker: WorkerId, sequence: Option<u64>) {
-        self.assigning.remove(&worker);
-        if let Some(sequence) = sequence {
-            self.sequences.insert(worker, sequence);
-        }
-        if !self.ending.is_cancelled() {
-            self.publish_assignments();
         }
     }
 
@@ -510,7 +388,7 @@ impl Actor {
     }
 
     /// Finds places for queued runs, strictly in the order of their ids, which is that of submission.
-    fn place_queued(&mut self) {
+    pub(super) fn place_queued(&mut self) {
         self.placed_at = Instant::now();
         let queued: Vec<RunId> = self
             .live
@@ -601,7 +479,7 @@ impl Actor {
     }
 }
 
-fn readable<T: serde::de::DeserializeOwned>(message: &Message) -> Option<T> {
+pub(super) fn readable<T: serde::de::DeserializeOwned>(message: &Message) -> Option<T> {
     match bus::decode(&message.payload) {
         Ok(value) => Some(value),
         Err(err) => {

@@ -12,6 +12,7 @@
 mod actor;
 mod calls;
 mod effects;
+mod hosts;
 mod live;
 mod recovery;
 mod teller;
@@ -147,7 +148,7 @@ async fn listen(
     closing: &CancellationToken,
 ) -> Result<mpsc::Receiver<Incoming>, ServiceError> {
     let (sender, inbox) = mpsc::channel(INBOX);
-    let all: [(String, fn(async_nats::Message) -> Incoming); 5] = [
+    let all: [(String, Wrap); 5] = [
         (subjects::REGISTER_ALL.to_owned(), Incoming::Register),
         (subjects::HEARTBEAT_ALL.to_owned(), Incoming::Heartbeat),
         (subjects::REPORT_ALL.to_owned(), Incoming::Report),
@@ -176,6 +177,9 @@ async fn listen(
     let _ = config.bus.client().flush().await;
     Ok(inbox)
 }
+
+/// Says what a message on a subject is.
+type Wrap = fn(async_nats::Message) -> Incoming;
 
 /// What comes in from the bus.
 enum Incoming {

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The image of every group.
-pub fn image() -> ImageRef {
+pub(crate) fn image() -> ImageRef {
     ImageRef {
         kind: ImageKind::Bundle,
         digest: "sha256:0".to_owned(),
@@ -47,7 +47,7 @@ pub fn image() -> ImageRef {
 }
 
 /// A request for a run of one group; the builder below reads the number from the run's name.
-pub fn request(instances: u32) -> SubmitRequest {
+pub(crate) fn request(instances: u32) -> SubmitRequest {
     SubmitRequest {
         composition: "composition".to_owned(),
         composition_name: "composition.toml".to_owned(),
@@ -107,7 +107,7 @@ impl Prepare for FakePrepare {
 
 /// Sync logs that only remember what was asked of them.
 #[derive(Default)]
-pub struct FakeLogs {
+pub(crate) struct FakeLogs {
     calls: Mutex<Vec<(RunId, &'static str)>>,
     changed: watch::Sender<()>,
 }
@@ -120,7 +120,7 @@ impl FakeLogs {
     }
 
     /// What was asked for a run, in order.
-    pub fn calls(&self, run: &RunId) -> Vec<&'static str> {
+    pub(crate) fn calls(&self, run: &RunId) -> Vec<&'static str> {
         let calls = self.calls.lock().expect("not poisoned");
         calls.iter().filter(|(of, _)| of == run).map(|(_, call)| *call).collect()
     }
@@ -146,11 +146,11 @@ impl SyncLogs for FakeLogs {
 }
 
 /// A nats-server, a service, and what a test needs to talk to it.
-pub struct Stack {
+pub(crate) struct Stack {
     directory: TempDir,
     nats: NatsServer,
-    pub bus: Bus,
-    pub logs: Arc<FakeLogs>,
+    pub(crate) bus: Bus,
+    pub(crate) logs: Arc<FakeLogs>,
     objects: Objects,
     service: Option<ServiceHandle>,
     statuses: async_nats::Subscriber,
@@ -158,7 +158,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let nats = NatsServer::start(&directory.path().join("nats")).await.expect("a server");
         let bus = connect(&nats.url()).await;
@@ -172,12 +172,12 @@ impl Stack {
         Self { directory, nats, bus, logs, objects, service, statuses, seen: BTreeMap::new() }
     }
 
-    pub fn config(&self, name: &str) -> ServiceConfig {
+    pub(crate) fn config(&self, name: &str) -> ServiceConfig {
         config(name, &self.bus, &self.objects, &self.logs, &self.directory)
     }
 
     /// Ends the service and starts another one on the same bus.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         // The first one has to give up the lead before the second takes it.
         if let Some(service) = self.service.take() {
             service.stop().await;
@@ -186,13 +186,13 @@ impl Stack {
         self.service = Some(started.expect("a service"));
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         let service = self.service.expect("started");
         timeout(LIMIT, service.stop()).await.expect("stopped in time");
         self.nats.stop().await.expect("stopped");
     }
 
-    pub async fn workers(&self, behaviors: &[Behavior]) -> Vec<FakeWorker> {
+    pub(crate) async fn workers(&self, behaviors: &[Behavior]) -> Vec<FakeWorker> {
         let mut workers = Vec::new();
         for (number, behavior) in behaviors.iter().enumerate() {
             workers.push(FakeWorker::start(self, number, *behavior).await);
@@ -200,7 +200,7 @@ impl Stack {
         workers
     }
 
-    pub async fn call<T: DeserializeOwned>(
+    pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         call: &str,
         request: &(impl Serialize + Sync),
@@ -208,12 +208,16 @@ impl Stack {
         self.bus.request::<Answer<T>>(subjects::api(call), request).await.expect("an answer")
     }
 
-    pub async fn submit(&self, request: &SubmitRequest) -> Answer<RunStatus> {
+    pub(crate) async fn submit(&self, request: &SubmitRequest) -> Answer<RunStatus> {
         self.call("submit", request).await
     }
 
     /// The first status of a run, among those told so far and from now on, that satisfies `what`.
-    pub async fn until(&mut self, run: &RunStatus, what: impl Fn(&RunStatus) -> bool) -> RunStatus {
+    pub(crate) async fn until(
+        &mut self,
+        run: &RunStatus,
+        what: impl Fn(&RunStatus) -> bool,
+    ) -> RunStatus {
         let watch = async {
             loop {
                 if let Some(status) = self.seen.get(&run.run).filter(|status| what(status)) {
@@ -228,11 +232,11 @@ impl Stack {
         found.unwrap_or_else(|_| panic!("never so: {:?}", self.seen.get(&run.run)))
     }
 
-    pub async fn cleaned(&mut self, run: &RunStatus) -> RunStatus {
+    pub(crate) async fn cleaned(&mut self, run: &RunStatus) -> RunStatus {
         self.until(run, |status| status.phase == RunPhase::Cleaned).await
     }
 
-    pub async fn object(&self, key: &str) -> Vec<u8> {
+    pub(crate) async fn object(&self, key: &str) -> Vec<u8> {
         self.objects.get(key).await.expect("an answer").expect("an object").to_vec()
     }
 }
@@ -266,7 +270,7 @@ fn config(
 
 /// What a fake worker does with its instances once they may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Behavior {
+pub(crate) enum Behavior {
     /// All succeed.
     Succeed,
     /// The first of its instances fails.
@@ -278,14 +282,14 @@ pub enum Behavior {
 }
 
 /// A worker on the wire.
-pub struct FakeWorker {
+pub(crate) struct FakeWorker {
     tasks: JoinSet<()>,
     shares: watch::Receiver<usize>,
 }
 
 impl FakeWorker {
     /// Starts worker `w<number>` and waits until it is registered.
-    pub async fn start(stack: &Stack, number: usize, behavior: Behavior) -> Self {
+    pub(crate) async fn start(stack: &Stack, number: usize, behavior: Behavior) -> Self {
         let worker = WorkerId::from_lossy(&format!("w{number}"));
         let (told, shares) = watch::channel(0);
         let mut wire = Wire {
@@ -310,11 +314,11 @@ impl FakeWorker {
     }
 
     /// How many shares it is assigned.
-    pub async fn desired_shares(&self) -> usize {
+    pub(crate) fn desired_shares(&self) -> usize {
         *self.shares.borrow()
     }
 
-    pub async fn until_unassigned(&self) {
+    pub(crate) async fn until_unassigned(&self) {
         let mut shares = self.shares.clone();
         timeout(LIMIT, shares.wait_for(|count| *count == 0))
             .await
@@ -322,7 +326,7 @@ impl FakeWorker {
             .expect("lives");
     }
 
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.tasks.shutdown().await;
     }
 }
