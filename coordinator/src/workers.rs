@@ -119,6 +119,13 @@ impl Workers {
         self.known.get_mut(worker).filter(|known| known.epoch == epoch && !known.lost)
     }
 
+    /// Counts every worker that is not lost as heard at `now`: the coordinator itself was away and could not hear.
+    pub fn excuse(&mut self, now: Instant) {
+        for known in self.known.values_mut().filter(|known| !known.lost) {
+            known.heard = now;
+        }
+    }
+
     /// Workers that have become silent or lost since the last call.
     pub fn silent(&mut self, now: Instant) -> Vec<Silence> {
         let mut silences = Vec::new();
@@ -232,6 +239,17 @@ mod tests {
         assert!(!workers.heard(&worker, &beat(3), gone));
         assert_eq!(workers.report(&worker, Epoch(3), 1, gone), Taking::Fenced);
         assert_eq!(workers.epoch(&worker, 1), None);
+    }
+
+    #[test]
+    fn a_coordinator_that_was_away_gives_its_workers_the_whole_lease_again() {
+        let now = tokio::time::Instant::now().into_std();
+        let mut workers = Workers::new(Lease::DEFAULT);
+        workers.register(registration(1), Epoch(3), now);
+        let back = now + 2 * Lease::DEFAULT.lost;
+        workers.excuse(back);
+        assert!(workers.silent(back + Lease::DEFAULT.heartbeat).is_empty());
+        assert!(workers.silent(back + Lease::DEFAULT.lost)[0].lost);
     }
 
     #[test]

@@ -46,7 +46,7 @@ async fn a_run_passes_and_its_record_tells_everything() {
     let composition = stack.object(&format!("runs/{}/composition.toml", accepted.run)).await;
     assert_eq!(composition, b"composition");
     assert_eq!(stack.logs.calls(&accepted.run), ["create", "start", "delete"]);
-    assert_eq!(workers[0].desired_shares(), 0, "nothing is left assigned");
+    workers[0].until_unassigned().await;
     stack.stop().await;
 }
 

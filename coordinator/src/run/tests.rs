@@ -5,8 +5,8 @@ use groundswell_common::messages::{InstanceRange, Limits, RuntimeKind};
 use groundswell_common::outcome::{InstanceEnd, Outcome};
 use groundswell_common::run::Verdict;
 use proptest::prelude::*;
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
 use crate::placement::{Distribution, Room, place};

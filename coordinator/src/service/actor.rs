@@ -58,6 +58,7 @@ pub(super) struct Actor {
     pub(super) effects: JoinSet<Done>,
     pub(super) ending: CancellationToken,
     placed_at: Instant,
+    ticked_at: Instant,
 }
 
 impl Actor {
@@ -85,6 +86,7 @@ impl Actor {
             effects: JoinSet::new(),
             ending: CancellationToken::new(),
             placed_at: Instant::now(),
+            ticked_at: Instant::now(),
         }
     }
 
@@ -428,6 +430,12 @@ impl Actor {
 
     fn tick(&mut self) {
         let now = Instant::now();
+        let away = now.duration_since(self.ticked_at);
+        self.ticked_at = now;
+        if away >= self.config.lease.warn {
+            warn!(seconds = away.as_secs(), "coordinator was away, leases begin anew");
+            self.workers.excuse(now.into_std());
+        }
         for silence in self.workers.silent(now.into_std()) {
             let worker = silence.worker;
             let seconds = silence.silent.as_secs();

@@ -17,7 +17,6 @@ mod live;
 mod recovery;
 mod teller;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use groundswell_common::bus::Bus;
@@ -34,7 +33,11 @@ use crate::assignments::Assignments;
 use crate::ledger::{Ledger, LedgerError};
 use crate::parts::Parts;
 use crate::placement::Distribution;
+use crate::run::FAIL_FAST_QUIET;
+use crate::subnets::DATA_RANGE;
 
+/// How long a run that fits on no worker that is there waits for others to register.
+pub const NO_ROOM_PATIENCE: Duration = Duration::from_secs(15);
 /// How long effects may take to end after shutdown was asked for: records of runs above all.
 const DRAIN: Duration = Duration::from_secs(20);
 /// Messages that may wait for the actor, of each kind.
@@ -51,8 +54,6 @@ pub struct ServiceConfig {
     pub lease: Lease,
     /// Where data networks come from; at least a /16.
     pub data_range: Ipv4Net,
-    /// Directory for what may be lost: unpacked sources and builds.
-    pub cache_dir: PathBuf,
     /// This coordinator's name, for whoever finds it at work.
     pub name: String,
     /// How instances are distributed.
@@ -63,6 +64,25 @@ pub struct ServiceConfig {
     pub fail_fast: Option<Duration>,
     /// Where images and sync logs come from.
     pub parts: Parts,
+}
+
+impl ServiceConfig {
+    /// A service with the usual values.
+    #[must_use]
+    pub fn new(bus: Bus, objects: Objects, name: String, parts: Parts) -> Self {
+        let (address, length) = DATA_RANGE;
+        Self {
+            bus,
+            objects,
+            lease: Lease::DEFAULT,
+            data_range: Ipv4Net::new(address, length).expect("a prefix of 4 bits is valid"),
+            name,
+            distribution: Distribution::Spread,
+            no_room_patience: NO_ROOM_PATIENCE,
+            fail_fast: Some(FAIL_FAST_QUIET),
+            parts,
+        }
+    }
 }
 
 /// Why a service does not start.

@@ -22,7 +22,6 @@ use groundswell_common::timing::Lease;
 use groundswell_coordinator::parts::{
     GroupOutline, Outline, Parts, Prepare, PrepareError, SyncLogError, SyncLogs,
 };
-use groundswell_coordinator::placement::Distribution;
 use groundswell_coordinator::service::{Service, ServiceConfig, ServiceHandle};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -147,7 +146,8 @@ impl SyncLogs for FakeLogs {
 
 /// A nats-server, a service, and what a test needs to talk to it.
 pub(crate) struct Stack {
-    directory: TempDir,
+    /// Removed with the stack.
+    _directory: TempDir,
     nats: NatsServer,
     pub(crate) bus: Bus,
     pub(crate) logs: Arc<FakeLogs>,
@@ -165,15 +165,24 @@ impl Stack {
         let url = format!("file://{}", directory.path().join("objects").display());
         let objects = Objects::open(&ObjectsConfig { url, ..Default::default() }).expect("a store");
         let logs = Arc::new(FakeLogs::default());
-        let config = config("first", &bus, &objects, &logs, &directory);
+        let config = config("first", &bus, &objects, &logs);
         let service = Service::start(config, CancellationToken::new()).await.expect("a service");
         let service = Some(service);
         let statuses = bus.client().subscribe("gs.v1.status.*").await.expect("subscribed");
-        Self { directory, nats, bus, logs, objects, service, statuses, seen: BTreeMap::new() }
+        Self {
+            _directory: directory,
+            nats,
+            bus,
+            logs,
+            objects,
+            service,
+            statuses,
+            seen: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn config(&self, name: &str) -> ServiceConfig {
-        config(name, &self.bus, &self.objects, &self.logs, &self.directory)
+        config(name, &self.bus, &self.objects, &self.logs)
     }
 
     /// Ends the service and starts another one on the same bus.
@@ -246,25 +255,12 @@ async fn connect(url: &str) -> Bus {
     Bus::connect(&config).await.expect("connected")
 }
 
-fn config(
-    name: &str,
-    bus: &Bus,
-    objects: &Objects,
-    logs: &Arc<FakeLogs>,
-    directory: &TempDir,
-) -> ServiceConfig {
-    let (address, length) = groundswell_coordinator::subnets::DATA_RANGE;
+fn config(name: &str, bus: &Bus, objects: &Objects, logs: &Arc<FakeLogs>) -> ServiceConfig {
+    let parts = Parts { prepare: Arc::new(FakePrepare), sync_logs: Arc::clone(logs) as _ };
     ServiceConfig {
-        bus: bus.clone(),
-        objects: objects.clone(),
         lease: Lease::DEFAULT.faster(60),
-        data_range: ipnet::Ipv4Net::new(address, length).expect("a range"),
-        cache_dir: directory.path().join("cache"),
-        name: name.to_owned(),
-        distribution: Distribution::Spread,
         no_room_patience: Duration::from_millis(500),
-        fail_fast: None,
-        parts: Parts { prepare: Arc::new(FakePrepare), sync_logs: Arc::clone(logs) as _ },
+        ..ServiceConfig::new(bus.clone(), objects.clone(), name.to_owned(), parts)
     }
 }
 
@@ -313,11 +309,7 @@ impl FakeWorker {
         Self { tasks, shares }
     }
 
-    /// How many shares it is assigned.
-    pub(crate) fn desired_shares(&self) -> usize {
-        *self.shares.borrow()
-    }
-
+    /// Waits until it is assigned nothing.
     pub(crate) async fn until_unassigned(&self) {
         let mut shares = self.shares.clone();
         timeout(LIMIT, shares.wait_for(|count| *count == 0))
