@@ -69,7 +69,7 @@ async fn a_worker_that_goes_silent_ends_its_run_as_infrastructure_failure() {
     let accepted = stack.submit(&request(4)).await.expect("accepted");
     let status = stack.cleaned(&accepted).await;
     assert_eq!(status.verdict, Some(Verdict::Infra));
-    assert!(status.reason.starts_with("worker w1 was not heard for 2 s"), "{}", status.reason);
+    assert!(status.reason.starts_with("worker w1 was not heard for "), "{}", status.reason);
     let counts = status.groups[0].1;
     assert_eq!((counts.lost, counts.aborted), (2, 2));
     let listed: Vec<WorkerStatus> = stack.call("workers", &()).await.expect("answered");

@@ -259,7 +259,7 @@ fn config(name: &str, bus: &Bus, objects: &Objects, logs: &Arc<FakeLogs>) -> Ser
     let parts = Parts { prepare: Arc::new(FakePrepare), sync_logs: Arc::clone(logs) as _ };
     ServiceConfig {
         lease: Lease::DEFAULT.faster(60),
-        no_room_patience: Duration::from_millis(500),
+        no_room_patience: Duration::from_secs(2),
         ..ServiceConfig::new(bus.clone(), objects.clone(), name.to_owned(), parts)
     }
 }
