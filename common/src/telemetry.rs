@@ -50,7 +50,7 @@ pub fn init(service: &'static str, level: tracing::Level, format: LogFormat) -> 
     let spans = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("groundswell"))
-            .with_filter(EnvFilter::new("off,coordinator=trace,worker=trace,groundswell_common=trace,groundswell_worker=trace"))
+            .with_filter(EnvFilter::new("off,coordinator=trace,worker=trace,groundswell_common=trace,groundswell_coordinator=trace,groundswell_worker=trace"))
     });
     // A second call, in tests for example, leaves the first subscriber in place.
     let _ = tracing_subscriber::registry().with(spans).with(logs.with_filter(filter)).try_init();

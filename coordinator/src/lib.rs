@@ -1,0 +1,19 @@
+//! Plans runs, assigns instances to workers, reports.
+//!
+//! ```text
+//! run, placement, workers, events      decide; pure, time is an argument
+//! parts                                what a run needs before it can be placed, and its sync log
+//! ledger, assignments, record          one thin shell per place where something is kept
+//! service                              the one task that owns all state, and the effects around it
+//! ```
+
+pub mod assignments;
+pub mod events;
+pub mod ledger;
+pub mod parts;
+pub mod placement;
+pub mod record;
+pub mod run;
+pub mod service;
+pub mod subnets;
+pub mod workers;

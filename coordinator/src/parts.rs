@@ -1,0 +1,156 @@
+//! What the service needs from the rest of the coordinator: a request that becomes a checked outline and
+//! then images, and the sync log of a run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use groundswell_common::api::{Refusal, SubmitRequest};
+use groundswell_common::ids::{Attempt, RunId, WorkerId};
+use groundswell_common::messages::{
+    GroupSpec, ImageRef, Limits, Resources, RunOptions, RuntimeKind,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// A group before its image is built.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GroupOutline {
+    /// The group's id.
+    pub id: String,
+    /// Instances of the group in the whole run.
+    pub instances: u32,
+    /// Parameters of its instances.
+    pub params: BTreeMap<String, String>,
+    /// Profiles its instances capture.
+    pub profiles: BTreeMap<String, String>,
+    /// Environment variables of the composition.
+    pub env: BTreeMap<String, String>,
+    /// Limits of each instance.
+    pub resources: Resources,
+}
+
+impl GroupOutline {
+    /// The group as workers need it.
+    #[must_use]
+    pub fn with_image(&self, image: ImageRef) -> GroupSpec {
+        GroupSpec {
+            id: self.id.clone(),
+            instances: self.instances,
+            image,
+            params: self.params.clone(),
+            profiles: self.profiles.clone(),
+            env: self.env.clone(),
+            resources: self.resources.clone(),
+        }
+    }
+}
+
+/// Everything a composition says about one run; images are still to be built.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outline {
+    /// The plan.
+    pub plan: String,
+    /// The case.
+    pub case: String,
+    /// How instances are run.
+    pub runtime: RuntimeKind,
+    /// Groups in the order of the composition.
+    pub groups: Vec<GroupOutline>,
+    /// Runner options.
+    pub options: RunOptions,
+    /// Time limits.
+    pub limits: Limits,
+    /// Seed of everything drawn by chance; absent draws one.
+    pub seed: Option<u64>,
+    /// Whether instances are told not to record metrics.
+    pub disable_metrics: bool,
+    /// What people should know.
+    pub warnings: Vec<String>,
+}
+
+/// Why a run has no images.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PrepareError {
+    /// The plan does not build.
+    #[error("{reason}")]
+    Plan {
+        /// Why.
+        reason: String,
+    },
+    /// The builder, its host or the object store is the cause.
+    #[error("{reason}")]
+    Host {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Makes a run out of a request.
+#[async_trait]
+pub trait Prepare: Send + Sync {
+    /// Checks the request and resolves every default. Quick, and without effect.
+    ///
+    /// # Errors
+    /// When the composition, the manifest or the request is wrong.
+    fn outline(&self, request: &SubmitRequest) -> Result<Outline, Refusal>;
+
+    /// Builds the image of each group, in the order of the outline. Ends soon after `cancel`.
+    ///
+    /// # Errors
+    /// When an image cannot be built.
+    async fn images(
+        &self,
+        request: &SubmitRequest,
+        run: &RunId,
+        progress: mpsc::Sender<String>,
+        cancel: CancellationToken,
+    ) -> Result<Vec<ImageRef>, PrepareError>;
+}
+
+/// Why something about a sync log failed.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {verb} the sync log")]
+pub struct SyncLogError {
+    /// What was tried.
+    pub verb: &'static str,
+    /// Why.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The sync logs of runs, from the coordinator's side. Each call may be repeated.
+#[async_trait]
+pub trait SyncLogs: Send + Sync {
+    /// Makes the log of an attempt.
+    ///
+    /// # Errors
+    /// When there is none afterwards.
+    async fn create(
+        &self,
+        run: &RunId,
+        attempt: Attempt,
+        workers: &[WorkerId],
+    ) -> Result<(), SyncLogError>;
+
+    /// Appends the one record that lets all instances go.
+    ///
+    /// # Errors
+    /// When it is not known to be in the log.
+    async fn start(&self, run: &RunId, attempt: Attempt, term: u64) -> Result<(), SyncLogError>;
+
+    /// Removes the log; it is no error when there is none.
+    ///
+    /// # Errors
+    /// When it may still be there.
+    async fn delete(&self, run: &RunId, attempt: Attempt) -> Result<(), SyncLogError>;
+}
+
+/// The parts a service is put together from.
+#[derive(Clone)]
+pub struct Parts {
+    /// From request to images.
+    pub prepare: Arc<dyn Prepare>,
+    /// The sync logs.
+    pub sync_logs: Arc<dyn SyncLogs>,
+}

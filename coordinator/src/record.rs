@@ -1,0 +1,151 @@
+//! What is stored of a run beside its outputs, and how runs of the past are found again.
+
+use std::collections::BTreeMap;
+
+use groundswell_common::api::{Refusal, RefusalKind};
+use groundswell_common::ids::RunId;
+use groundswell_common::objects::{Objects, ObjectsError};
+use groundswell_common::run::{RunRecord, RunStatus};
+use tracing::warn;
+
+/// Version of the record's format.
+pub const RECORD_VERSION: u32 = 1;
+
+/// Key of a run's record.
+#[must_use]
+pub fn record_key(run: &RunId) -> String {
+    format!("runs/{run}/record.json")
+}
+
+/// Key of a run's event log.
+#[must_use]
+pub fn events_key(run: &RunId) -> String {
+    format!("runs/{run}/events.jsonl")
+}
+
+/// Key of a run's composition.
+#[must_use]
+pub fn composition_key(run: &RunId) -> String {
+    format!("runs/{run}/composition.toml")
+}
+
+/// Stores a record.
+///
+/// # Errors
+/// When the store refuses it.
+pub async fn store(objects: &Objects, record: &RunRecord) -> Result<(), ObjectsError> {
+    let json =
+        serde_json::to_vec_pretty(record).expect("a record is plain data that always encodes");
+    objects.put(&record_key(&record.status.run), json).await
+}
+
+/// Reads the record of a run; absent or unreadable is `None`.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn load(objects: &Objects, run: &RunId) -> Result<Option<RunRecord>, ObjectsError> {
+    let Some(json) = objects.get(&record_key(run)).await? else { return Ok(None) };
+    match serde_json::from_slice(&json) {
+        Ok(record) => Ok(Some(record)),
+        Err(err) => {
+            warn!(run = %run, error = %err, "unreadable record");
+            Ok(None)
+        }
+    }
+}
+
+/// All runs with something in the store, oldest first.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn runs(objects: &Objects) -> Result<Vec<RunId>, ObjectsError> {
+    let names = objects.list_directories("runs").await?;
+    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+/// The newest `limit` runs, newest first: those in `known` as they are there, the others from their records.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn newest(
+    objects: &Objects,
+    mut known: BTreeMap<RunId, RunStatus>,
+    limit: usize,
+) -> Result<Vec<RunStatus>, ObjectsError> {
+    let mut ids = runs(objects).await?;
+    ids.extend(known.keys().cloned());
+    ids.sort();
+    ids.dedup();
+    let mut statuses = Vec::new();
+    for id in ids.iter().rev() {
+        if statuses.len() >= limit {
+            break;
+        }
+        match known.remove(id) {
+            Some(status) => statuses.push(status),
+            None => statuses.extend(load(objects, id).await?.map(|record| record.status)),
+        }
+    }
+    Ok(statuses)
+}
+
+/// Finds the one run that `selector` means: `latest`, or any unique prefix of an id or a name.
+///
+/// # Errors
+/// When it means none or more than one.
+pub fn select(runs: &[RunId], selector: &str) -> Result<RunId, Refusal> {
+    let refuse = |message: String, help: &str| Refusal {
+        kind: RefusalKind::NotFound,
+        message,
+        help: help.to_owned(),
+    };
+    if selector == "latest" {
+        return runs
+            .iter()
+            .max()
+            .cloned()
+            .ok_or_else(|| refuse("there are no runs yet".to_owned(), ""));
+    }
+    let fits =
+        |run: &&RunId| run.as_str().starts_with(selector) || run.name().starts_with(selector);
+    let exact = |run: &&RunId| run.as_str() == selector || run.name() == selector;
+    let found: Vec<&RunId> = runs.iter().filter(fits).collect();
+    let exactly: Vec<&RunId> = runs.iter().filter(exact).collect();
+    match (found.as_slice(), exactly.as_slice()) {
+        _ if selector.is_empty() => Err(refuse("no run was named".to_owned(), "")),
+        ([only], _) | (_, [only]) => Ok((*only).clone()),
+        ([], _) => Err(refuse(
+            format!("no run's id or name starts with `{selector}`"),
+            "`coordinator ls` lists them",
+        )),
+        (many, _) => {
+            let names: Vec<String> =
+                many.iter().take(5).map(|run| format!("{run} ({})", run.name())).collect();
+            Err(refuse(
+                format!("`{selector}` means {} runs: {}", many.len(), names.join(", ")),
+                "give more of the id",
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_found_by_any_unique_prefix_of_its_id_or_name() {
+        let ids: Vec<RunId> = ["c8k3vmlrirtj2p8lcec0", "c8k4vmlrirtj2p8lcec0"]
+            .iter()
+            .map(|id| id.parse().expect("an id"))
+            .collect();
+        assert_eq!(select(&ids, "c8k3"), Ok(ids[0].clone()));
+        assert_eq!(select(&ids, &ids[1].name()), Ok(ids[1].clone()));
+        assert_eq!(select(&ids, "latest"), Ok(ids[1].clone()));
+        let many = select(&ids, "c8k").expect_err("two");
+        assert!(many.message.starts_with("`c8k` means 2 runs: c8k3"), "{}", many.message);
+        let none = select(&ids, "nope").expect_err("none");
+        assert_eq!(none.message, "no run's id or name starts with `nope`");
+        assert!(select(&ids, "").is_err());
+    }
+}

@@ -1,0 +1,259 @@
+//! The books of a run: which worker has which instances, what each share has told, how each instance ended.
+
+use std::collections::BTreeMap;
+
+use groundswell_common::ids::{InstanceId, WorkerId};
+use groundswell_common::messages::InstanceRange;
+use groundswell_common::outcome::{InstanceEnd, Outcome};
+use groundswell_common::run::GroupCounts;
+
+use crate::placement;
+
+/// One worker's share of a run and what it has told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its instances.
+    pub ranges: Vec<InstanceRange>,
+    /// Instances that are ready.
+    pub ready: u32,
+    /// What the worker is busy with.
+    pub doing: String,
+    /// Every instance is ready.
+    pub prepared: bool,
+    /// Every instance was let go.
+    pub started: bool,
+    /// Where its outputs are listed, once they are stored.
+    pub index: Option<String>,
+    /// Its outputs will never be stored.
+    pub collect_failed: bool,
+    /// Nothing of it is left on the worker.
+    pub cleaned: bool,
+    /// The worker is gone, and the share with it.
+    pub lost: bool,
+}
+
+impl Share {
+    fn new(worker: WorkerId, ranges: Vec<InstanceRange>) -> Self {
+        Self {
+            worker,
+            ranges,
+            ready: 0,
+            doing: String::new(),
+            prepared: false,
+            started: false,
+            index: None,
+            collect_failed: false,
+            cleaned: false,
+            lost: false,
+        }
+    }
+
+    /// How many instances it has.
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        self.ranges.iter().map(|range| range.count).sum()
+    }
+
+    fn contains(&self, instance: InstanceId) -> bool {
+        self.ranges
+            .iter()
+            .any(|range| instance.0 >= range.first.0 && instance.0 - range.first.0 < range.count)
+    }
+
+    fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
+        self.ranges
+            .iter()
+            .flat_map(|range| (range.first.0..range.first.0 + range.count).map(InstanceId))
+    }
+
+    /// Nothing more is to be expected of its outputs.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.index.is_some() || self.collect_failed || self.lost
+    }
+}
+
+/// The books of a run.
+#[derive(Debug, Clone)]
+pub struct Accounts {
+    groups: Vec<(String, u32)>,
+    shares: Vec<Share>,
+    ends: BTreeMap<InstanceId, InstanceEnd>,
+    counts: Vec<GroupCounts>,
+    first_bad: Option<InstanceId>,
+}
+
+impl Accounts {
+    /// Empty books for groups of these names and sizes.
+    #[must_use]
+    pub fn new(groups: Vec<(String, u32)>) -> Self {
+        let counts = groups
+            .iter()
+            .map(|(_, want)| GroupCounts { want: *want, ..GroupCounts::default() })
+            .collect();
+        Self { groups, shares: Vec::new(), ends: BTreeMap::new(), counts, first_bad: None }
+    }
+
+    /// Takes the placement in.
+    pub fn place(&mut self, shares: Vec<placement::Share>) {
+        self.shares =
+            shares.into_iter().map(|(worker, ranges)| Share::new(worker, ranges)).collect();
+    }
+
+    /// Instances of the run.
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        self.groups.iter().map(|(_, count)| count).sum()
+    }
+
+    /// The shares, in the order of their workers.
+    #[must_use]
+    pub fn shares(&self) -> &[Share] {
+        &self.shares
+    }
+
+    /// The share of `worker`.
+    pub fn share(&mut self, worker: &WorkerId) -> Option<&mut Share> {
+        self.shares.iter_mut().find(|share| &share.worker == worker)
+    }
+
+    /// How each instance ended that has.
+    #[must_use]
+    pub fn ends(&self) -> &BTreeMap<InstanceId, InstanceEnd> {
+        &self.ends
+    }
+
+    /// The first instance that was told to have ended without success.
+    #[must_use]
+    pub fn first_bad(&self) -> Option<InstanceId> {
+        self.first_bad
+    }
+
+    /// The group of an instance and its number in it.
+    #[must_use]
+    pub fn locate(&self, instance: InstanceId) -> (usize, u32) {
+        let mut first = 0;
+        for (group, (_, count)) in self.groups.iter().enumerate() {
+            if instance.0 - first < *count {
+                return (group, instance.0 - first);
+            }
+            first += count;
+        }
+        (self.groups.len(), 0)
+    }
+
+    /// An instance as people call it: `group[number]`.
+    #[must_use]
+    pub fn label(&self, instance: InstanceId) -> String {
+        let (group, number) = self.locate(instance);
+        let name = self.groups.get(group).map_or("?", |(name, _)| name.as_str());
+        format!("{name}[{number}]")
+    }
+
+    /// Notes how an instance of `worker` ended. The first word counts: a repeated or later one, and one about an
+    /// instance that this worker does not have, changes nothing.
+    pub fn end(&mut self, worker: &WorkerId, instance: InstanceId, end: InstanceEnd) -> bool {
+        let known = self
+            .shares
+            .iter()
+            .any(|share| &share.worker == worker && !share.lost && share.contains(instance));
+        known && self.note(instance, end)
+    }
+
+    fn note(&mut self, instance: InstanceId, end: InstanceEnd) -> bool {
+        if self.ends.contains_key(&instance) {
+            return false;
+        }
+        let (group, _) = self.locate(instance);
+        self.counts[group].count(end.outcome);
+        if end.outcome != Outcome::Success && self.first_bad.is_none() {
+            self.first_bad = Some(instance);
+        }
+        self.ends.insert(instance, end);
+        true
+    }
+
+    /// Gives every instance of `worker` that has not ended this end. Returns how many those are.
+    pub fn end_share(&mut self, worker: &WorkerId, outcome: Outcome, reason: &str) -> u32 {
+        let open: Vec<InstanceId> = self
+            .shares
+            .iter()
+            .filter(|share| &share.worker == worker)
+            .flat_map(Share::instances)
+            .filter(|instance| !self.ends.contains_key(instance))
+            .collect();
+        self.end_each(open, outcome, reason)
+    }
+
+    /// Gives every instance that has not ended this end. Returns how many those are.
+    pub fn end_rest(&mut self, outcome: Outcome, reason: &str) -> u32 {
+        let open: Vec<InstanceId> = (0..self.total())
+            .map(InstanceId)
+            .filter(|instance| !self.ends.contains_key(instance))
+            .collect();
+        self.end_each(open, outcome, reason)
+    }
+
+    fn end_each(&mut self, open: Vec<InstanceId>, outcome: Outcome, reason: &str) -> u32 {
+        let mut ended = 0;
+        for instance in open {
+            let end =
+                InstanceEnd { outcome, reason: reason.to_owned(), exit: None, last_lines: vec![] };
+            ended += u32::from(self.note(instance, end));
+        }
+        ended
+    }
+
+    /// Instances that have not ended.
+    #[must_use]
+    pub fn open(&self) -> u32 {
+        self.total() - u32::try_from(self.ends.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether every share satisfies `what`; not before there are shares.
+    pub fn every(&self, what: impl Fn(&Share) -> bool) -> bool {
+        !self.shares.is_empty() && self.shares.iter().all(what)
+    }
+
+    /// How many instances of each group are where.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(String, GroupCounts)> {
+        let mut counts = self.counts.clone();
+        for share in &self.shares {
+            let mut ready = if share.prepared { share.size() } else { share.ready };
+            for range in &share.ranges {
+                let here = ready.min(range.count);
+                ready -= here;
+                let group = &mut counts[usize::from(range.group)];
+                group.ready += here;
+                group.running += if share.started { range.count } else { 0 };
+            }
+        }
+        for group in &mut counts {
+            group.ready = group.ready.max(group.ended()).min(group.want);
+            group.running = group.running.saturating_sub(group.ended());
+        }
+        self.groups.iter().map(|(name, _)| name.clone()).zip(counts).collect()
+    }
+
+    /// The first `most` instances that did not succeed, for a summary.
+    #[must_use]
+    pub fn failures(&self, most: usize) -> Vec<(InstanceId, String, u32, InstanceEnd)> {
+        self.ends
+            .iter()
+            .filter(|(_, end)| end.outcome != Outcome::Success)
+            .take(most)
+            .map(|(instance, end)| {
+                let (group, number) = self.locate(*instance);
+                (*instance, self.groups[group].0.clone(), number, end.clone())
+            })
+            .collect()
+    }
+
+    /// The number of instances whose outcome satisfies `what`.
+    pub fn count(&self, what: impl Fn(Outcome) -> bool) -> usize {
+        self.ends.values().filter(|end| what(end.outcome)).count()
+    }
+}

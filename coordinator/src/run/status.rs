@@ -1,0 +1,93 @@
+//! A run as people and programs see it.
+
+use groundswell_common::ids::WorkerId;
+use groundswell_common::run::{RunPhase, RunStatus};
+
+use super::{Phase, Run};
+
+/// How many failures a status carries; the record has them all.
+const FAILURES: usize = 20;
+
+impl Run {
+    /// Its state, whole.
+    #[must_use]
+    pub fn status(&self) -> RunStatus {
+        let over = self.phase().is_over();
+        let (verdict, reason) = self.verdict();
+        RunStatus {
+            run: self.about.run.clone(),
+            name: self.about.run.name(),
+            revision: self.revision,
+            plan: self.about.plan.clone(),
+            case: self.about.case.clone(),
+            user: self.about.user.clone(),
+            phase: self.phase(),
+            doing: self.doing(),
+            submitted_ms: self.submitted_ms,
+            started_ms: self.started_ms,
+            finished_ms: self.finished_ms,
+            groups: self.accounts.counts(),
+            workers: self.workers(),
+            verdict: over.then_some(verdict),
+            reason: if over || self.cause.is_some() { reason } else { String::new() },
+            warnings: self.warnings.clone(),
+            failures: self.accounts.failures(FAILURES),
+        }
+    }
+
+    /// Its state once the record is stored: what the record itself has to say.
+    #[must_use]
+    pub fn concluded(&self, unix_ms: u64) -> RunStatus {
+        let mut status = self.status();
+        if self.phase == Phase::Concluding {
+            let (verdict, reason) = self.verdict();
+            status.phase = RunPhase::Finished;
+            status.finished_ms = Some(unix_ms);
+            status.verdict = Some(verdict);
+            status.reason = reason;
+            status.doing = String::new();
+        }
+        status
+    }
+
+    /// When it was submitted, Unix milliseconds.
+    #[must_use]
+    pub fn submitted_ms(&self) -> u64 {
+        self.submitted_ms
+    }
+
+    /// Workers that take part.
+    #[must_use]
+    pub fn workers(&self) -> Vec<WorkerId> {
+        self.accounts.shares().iter().map(|share| share.worker.clone()).collect()
+    }
+
+    fn doing(&self) -> String {
+        if !self.doing.is_empty() {
+            return self.doing.clone();
+        }
+        let open = self.accounts.open();
+        match self.phase {
+            Phase::Preparing { .. } => self
+                .accounts
+                .shares()
+                .iter()
+                .find(|share| !share.prepared)
+                .map(|share| {
+                    let doing = if share.doing.is_empty() { "preparing" } else { &share.doing };
+                    format!("worker {}: {doing}", share.worker)
+                })
+                .unwrap_or_default(),
+            Phase::Starting { .. } => "letting instances go".to_owned(),
+            Phase::Running { .. } => format!("{open} instances running"),
+            Phase::Building
+            | Phase::Queued { .. }
+            | Phase::Reserved
+            | Phase::Stopping { .. }
+            | Phase::Collecting { .. }
+            | Phase::Concluding
+            | Phase::Finished
+            | Phase::Cleaned => String::new(),
+        }
+    }
+}

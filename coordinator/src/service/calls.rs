@@ -1,0 +1,191 @@
+//! Calls of the command line: each is answered at once from memory or by a task that asks the object store.
+
+use std::collections::BTreeMap;
+
+use async_nats::Message;
+use groundswell_common::api::{
+    Answer, CancelRequest, Refusal, RefusalKind, RunRequest, RunsRequest, ServiceInfo,
+    SubmitRequest,
+};
+use groundswell_common::bus::{self, Bus};
+use groundswell_common::ids::RunId;
+use groundswell_common::objects::Objects;
+use groundswell_common::run::RunStatus;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use tracing::{Instrument as _, info_span};
+
+use super::actor::Actor;
+use super::effects::{self, Done, unavailable};
+use crate::record;
+use crate::run::Event;
+
+impl Actor {
+    /// Takes one call in.
+    pub(super) fn call(&mut self, message: Message) {
+        match bus::last_token(&message.subject) {
+            "submit" => self.call_submit(message),
+            "runs" => self.call_runs(message),
+            "run" => self.call_run(message),
+            "cancel" => self.call_cancel(message),
+            "workers" => {
+                let workers = self.workers.statuses(&self.used(), Instant::now().into_std());
+                self.answer(message, Ok(workers));
+            }
+            "info" => {
+                let info = ServiceInfo {
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    objects: self.config.objects.url().to_owned(),
+                    nats: self.config.bus.server_version(),
+                    pid: std::process::id(),
+                };
+                self.answer(message, Ok(info));
+            }
+            other => {
+                let refusal = invalid(format!("this coordinator knows no call `{other}`"));
+                self.answer::<()>(message, Err(refusal));
+            }
+        }
+    }
+
+    fn call_submit(&mut self, message: Message) {
+        let Some((message, request)) = self.decoded::<SubmitRequest>(message) else { return };
+        let span = info_span!("submit", composition = request.composition_name);
+        bus::adopt_trace(&span, &message);
+        let (parts, ledger) = (self.config.parts.clone(), self.ledger.clone());
+        let (objects, bus) = (self.config.objects.clone(), self.config.bus.clone());
+        let accept = async move {
+            match effects::accept(parts, ledger, objects, request, message).await {
+                Ok(accepted) => Done::Submitted(Some(Box::new(accepted))),
+                Err((message, refusal)) => {
+                    bus.reply(&message, &Answer::<RunStatus>::Err(refusal)).await;
+                    Done::Submitted(None)
+                }
+            }
+        };
+        self.effects.spawn(accept.instrument(span));
+    }
+
+    fn call_runs(&mut self, message: Message) {
+        let Some((message, request)) = self.decoded::<RunsRequest>(message) else { return };
+        let known = self.known();
+        let (objects, bus) = (self.config.objects.clone(), self.config.bus.clone());
+        self.effects.spawn(async move {
+            let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+            let runs = record::newest(&objects, known, limit)
+                .await
+                .map_err(|err| unavailable("the object store does not list runs", &err));
+            bus.reply(&message, &runs).await;
+            Done::Nothing
+        });
+    }
+
+    fn call_run(&mut self, message: Message) {
+        let Some((message, request)) = self.decoded::<RunRequest>(message) else { return };
+        let known: Vec<RunId> = self.live.keys().chain(self.past.keys()).cloned().collect();
+        let objects = self.config.objects.clone();
+        self.effects.spawn(async move {
+            let selected = select(&objects, known, &request.selector).await;
+            Done::Selected(message, selected)
+        });
+    }
+
+    /// Answers with the state of a run that was found.
+    pub(super) fn selected(&mut self, message: Message, selected: Result<RunId, Refusal>) {
+        let run = match selected {
+            Ok(run) => run,
+            Err(refusal) => return self.answer::<RunStatus>(message, Err(refusal)),
+        };
+        if let Some(status) = self.status(&run) {
+            return self.answer(message, Ok(status));
+        }
+        let (objects, bus) = (self.config.objects.clone(), self.config.bus.clone());
+        self.effects.spawn(async move {
+            let answer = stored(&objects, &run).await;
+            bus.reply(&message, &answer).await;
+            Done::Nothing
+        });
+    }
+
+    fn call_cancel(&mut self, message: Message) {
+        let Some((message, request)) = self.decoded::<CancelRequest>(message) else { return };
+        if self.live.contains_key(&request.run) {
+            let event = Event::CancelRequested { reason: request.reason, kill: request.kill };
+            self.feed(&request.run, event);
+        }
+        self.selected(message, Ok(request.run));
+    }
+
+    /// The state of a run in memory.
+    fn status(&self, run: &RunId) -> Option<RunStatus> {
+        let live = self.live.get(run).map(|live| live.run.status());
+        live.or_else(|| self.past.get(run).cloned())
+    }
+
+    fn known(&self) -> BTreeMap<RunId, RunStatus> {
+        let live = self.live.iter().map(|(id, live)| (id.clone(), live.run.status()));
+        self.past.clone().into_iter().chain(live).collect()
+    }
+
+    fn decoded<T: DeserializeOwned>(&mut self, message: Message) -> Option<(Message, T)> {
+        match bus::decode(&message.payload) {
+            Ok(request) => Some((message, request)),
+            Err(err) => {
+                let refusal = invalid(format!("the call is unreadable: {err}"));
+                self.answer::<()>(message, Err(refusal));
+                None
+            }
+        }
+    }
+
+    pub(super) fn answer<T: Serialize + Send + Sync + 'static>(
+        &mut self,
+        message: Message,
+        answer: Answer<T>,
+    ) {
+        self.reply(message, answer);
+    }
+
+    /// Sends a reply from a task of its own: the connection may be down.
+    pub(super) fn reply(
+        &mut self,
+        message: Message,
+        reply: impl Serialize + Send + Sync + 'static,
+    ) {
+        let bus: Bus = self.config.bus.clone();
+        self.effects.spawn(async move {
+            bus.reply(&message, &reply).await;
+            Done::Nothing
+        });
+    }
+}
+
+fn invalid(message: String) -> Refusal {
+    Refusal { kind: RefusalKind::Invalid, message, help: String::new() }
+}
+
+async fn select(
+    objects: &Objects,
+    mut known: Vec<RunId>,
+    selector: &str,
+) -> Result<RunId, Refusal> {
+    let stored = record::runs(objects)
+        .await
+        .map_err(|err| unavailable("the object store does not list runs", &err))?;
+    known.extend(stored);
+    known.sort();
+    known.dedup();
+    record::select(&known, selector)
+}
+
+async fn stored(objects: &Objects, run: &RunId) -> Answer<RunStatus> {
+    let found = record::load(objects, run)
+        .await
+        .map_err(|err| unavailable("the object store does not give the record", &err))?;
+    found.map(|record| record.status).ok_or_else(|| Refusal {
+        kind: RefusalKind::NotFound,
+        message: format!("run `{run}` has no record"),
+        help: String::new(),
+    })
+}

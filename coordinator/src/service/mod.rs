@@ -1,0 +1,232 @@
+//! The coordinator as a service on the bus.
+//!
+//! One task, [`actor::Actor`], owns all state. It receives registrations, heartbeats, reports, events and calls
+//! from the bus, and the results of effects; it decides, and hands every effect to a task of its own.
+//!
+//! ```text
+//! bus ──► inbox tasks ──► actor ──► effects (JoinSet): build, sync log, assignments, records, answers
+//!                           ▲ └───► teller: status and events, best effort, bounded
+//!                           └────── results of effects
+//! ```
+
+mod actor;
+mod calls;
+mod effects;
+mod hosts;
+mod live;
+mod recovery;
+mod teller;
+
+use std::time::Duration;
+
+use groundswell_common::bus::Bus;
+use groundswell_common::objects::Objects;
+use groundswell_common::subjects;
+use groundswell_common::timing::Lease;
+use ipnet::Ipv4Net;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, info, info_span};
+
+use crate::assignments::Assignments;
+use crate::ledger::{Ledger, LedgerError};
+use crate::parts::Parts;
+use crate::placement::Distribution;
+use crate::run::FAIL_FAST_QUIET;
+use crate::subnets::DATA_RANGE;
+
+/// How long a run that fits on no worker that is there waits for others to register.
+pub const NO_ROOM_PATIENCE: Duration = Duration::from_secs(15);
+/// How long effects may take to end after shutdown was asked for: records of runs above all.
+const DRAIN: Duration = Duration::from_secs(20);
+/// Messages that may wait for the actor, of each kind.
+const INBOX: usize = 4096;
+
+/// What a service needs.
+#[derive(Clone)]
+pub struct ServiceConfig {
+    /// The bus.
+    pub bus: Bus,
+    /// The object store.
+    pub objects: Objects,
+    /// The intervals between workers and coordinator.
+    pub lease: Lease,
+    /// Where data networks come from; at least a /16.
+    pub data_range: Ipv4Net,
+    /// This coordinator's name, for whoever finds it at work.
+    pub name: String,
+    /// How instances are distributed.
+    pub distribution: Distribution,
+    /// How long a run that does not fit on the workers that are there waits for others.
+    pub no_room_patience: Duration,
+    /// After a failure, how long silence may last before a run is stopped; absent is for ever.
+    pub fail_fast: Option<Duration>,
+    /// Where images and sync logs come from.
+    pub parts: Parts,
+}
+
+impl ServiceConfig {
+    /// A service with the usual values.
+    #[must_use]
+    pub fn new(bus: Bus, objects: Objects, name: String, parts: Parts) -> Self {
+        let (address, length) = DATA_RANGE;
+        Self {
+            bus,
+            objects,
+            lease: Lease::DEFAULT,
+            data_range: Ipv4Net::new(address, length).expect("a prefix of 4 bits is valid"),
+            name,
+            distribution: Distribution::Spread,
+            no_room_patience: NO_ROOM_PATIENCE,
+            fail_fast: Some(FAIL_FAST_QUIET),
+            parts,
+        }
+    }
+}
+
+/// Why a service does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The control state is not ours.
+    #[error("failed to take the lead")]
+    Ledger(#[from] LedgerError),
+    /// There is no stream for assignments.
+    #[error("failed to make the stream `{}`", subjects::ASSIGN_STREAM)]
+    Assignments(#[from] async_nats::jetstream::context::CreateStreamError),
+    /// A subject cannot be listened on.
+    #[error("failed to listen on `{subject}`")]
+    Subscribe {
+        /// Which.
+        subject: String,
+        /// Why.
+        #[source]
+        source: async_nats::SubscribeError,
+    },
+}
+
+/// The service, from the start of [`Service::start`].
+pub struct Service;
+
+impl Service {
+    /// Takes the lead, ends what an earlier coordinator left, and serves until `shutdown`.
+    ///
+    /// It does not end runs: their workers go on with what they have until their lease ends, and the next
+    /// coordinator gives those runs their verdict. Whoever wants them to end well cancels them first.
+    ///
+    /// # Errors
+    /// When another coordinator is at work or the bus refuses something.
+    pub async fn start(
+        config: ServiceConfig,
+        shutdown: CancellationToken,
+    ) -> Result<ServiceHandle, ServiceError> {
+        let tasks = TaskTracker::new();
+        let closing = CancellationToken::new();
+        let opened = open(&config, &tasks, &shutdown, &closing).await;
+        match opened {
+            Ok(deposed) => Ok(ServiceHandle { tasks, shutdown, deposed }),
+            Err(err) => {
+                closing.cancel();
+                tasks.close();
+                tasks.wait().await;
+                Err(err)
+            }
+        }
+    }
+}
+
+async fn open(
+    config: &ServiceConfig,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+    closing: &CancellationToken,
+) -> Result<CancellationToken, ServiceError> {
+    let ledger = Ledger::open(&config.bus, &config.name, tasks, closing.clone()).await?;
+    let assignments = Assignments::open(&config.bus).await?;
+    let deposed = ledger.deposed().clone();
+    recovery::end_leftovers(config, &ledger).await?;
+    let inbox = listen(config, tasks, closing).await?;
+    let (teller, lines) = teller::Teller::new();
+    tasks.spawn(teller::run(config.bus.clone(), lines).instrument(info_span!("teller")));
+    let term = ledger.term();
+    let actor = actor::Actor::new(config.clone(), ledger, assignments, teller);
+    let (shutdown, closing) = (shutdown.clone(), closing.clone());
+    let serve = async move {
+        actor.run(inbox, &shutdown).await;
+        closing.cancel();
+    };
+    tasks.spawn(serve.instrument(info_span!("coordinator", name = config.name)));
+    tasks.close();
+    info!(term, "coordinator serves");
+    Ok(deposed)
+}
+
+/// Forwards what comes in on each subject into one queue.
+async fn listen(
+    config: &ServiceConfig,
+    tasks: &TaskTracker,
+    closing: &CancellationToken,
+) -> Result<mpsc::Receiver<Incoming>, ServiceError> {
+    let (sender, inbox) = mpsc::channel(INBOX);
+    let all: [(String, Wrap); 5] = [
+        (subjects::REGISTER_ALL.to_owned(), Incoming::Register),
+        (subjects::HEARTBEAT_ALL.to_owned(), Incoming::Heartbeat),
+        (subjects::REPORT_ALL.to_owned(), Incoming::Report),
+        (subjects::API_ALL.to_owned(), Incoming::Call),
+        ("gs.v1.event.*".to_owned(), Incoming::Event),
+    ];
+    for (subject, wrap) in all {
+        let subscription = config.bus.client().subscribe(subject.clone()).await;
+        let mut subscription =
+            subscription.map_err(|source| ServiceError::Subscribe { subject, source })?;
+        let (sender, closing) = (sender.clone(), closing.clone());
+        tasks.spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    () = closing.cancelled() => break,
+                    message = futures::StreamExt::next(&mut subscription) => message,
+                };
+                let Some(message) = message else { break };
+                if sender.send(wrap(message)).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    // Whoever is told that the coordinator serves may call it at once: the server has to know the subjects.
+    let _ = config.bus.client().flush().await;
+    Ok(inbox)
+}
+
+/// Says what a message on a subject is.
+type Wrap = fn(async_nats::Message) -> Incoming;
+
+/// What comes in from the bus.
+enum Incoming {
+    Register(async_nats::Message),
+    Heartbeat(async_nats::Message),
+    Report(async_nats::Message),
+    Call(async_nats::Message),
+    Event(async_nats::Message),
+}
+
+/// A service that runs.
+#[derive(Debug)]
+pub struct ServiceHandle {
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    deposed: CancellationToken,
+}
+
+impl ServiceHandle {
+    /// Waits until another coordinator has taken the lead, which a healthy system never sees.
+    pub async fn deposed(&self) {
+        self.deposed.cancelled().await;
+    }
+
+    /// Ends the service and waits until what it was storing is stored.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.tasks.wait().await;
+    }
+}

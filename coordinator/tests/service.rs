@@ -1,0 +1,205 @@
+//! The service on a real nats-server, with workers that speak the wire and run nothing.
+
+mod fakes;
+
+use std::time::Duration;
+
+use fakes::{Behavior, FakeWorker, Stack, request};
+use groundswell_common::api::{CancelRequest, RefusalKind, RunRequest, RunsRequest, WorkerStatus};
+use groundswell_common::outcome::Outcome;
+use groundswell_common::run::{RunEvent, RunPhase, RunRecord, RunStatus, Verdict};
+use groundswell_coordinator::ledger::LedgerError;
+use groundswell_coordinator::service::{Service, ServiceError};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test]
+async fn a_run_passes_and_its_record_tells_everything() {
+    let mut stack = Stack::start().await;
+    let workers = stack.workers(&[Behavior::Succeed, Behavior::Succeed]).await;
+    let accepted = stack.submit(&request(5)).await.expect("accepted");
+    let status = stack.cleaned(&accepted).await;
+    assert_eq!(status.verdict, Some(Verdict::Passed), "{}", status.reason);
+    assert_eq!(status.groups[0].1.success, 5);
+    assert_eq!(status.workers.len(), 2);
+
+    let json = stack.object(&format!("runs/{}/record.json", accepted.run)).await;
+    let record: RunRecord = serde_json::from_slice(&json).expect("a record");
+    assert_eq!(record.status.verdict, Some(Verdict::Passed));
+    assert_eq!(record.status.phase, RunPhase::Finished);
+    assert_eq!(record.ends.len(), 5);
+    assert_eq!(record.indexes.len(), 2);
+    assert_eq!(record.subnet.to_string(), "16.0.0.0/16");
+    assert_eq!(record.groups[0].image, fakes::image());
+    let sizes: Vec<u32> =
+        record.placement.iter().map(|(_, ranges)| ranges.iter().map(|r| r.count).sum()).collect();
+    assert_eq!(sizes, [3, 2]);
+
+    let events = stack.object(&format!("runs/{}/events.jsonl", accepted.run)).await;
+    let kinds: Vec<String> = String::from_utf8(events)
+        .expect("text")
+        .lines()
+        .map(|line| serde_json::from_str::<RunEvent>(line).expect("an event").kind)
+        .collect();
+    for kind in ["phase", "build", "from_worker", "verdict"] {
+        assert!(kinds.iter().any(|found| found == kind), "{kind} in {kinds:?}");
+    }
+    let composition = stack.object(&format!("runs/{}/composition.toml", accepted.run)).await;
+    assert_eq!(composition, b"composition");
+    assert_eq!(stack.logs.calls(&accepted.run), ["create", "start", "delete"]);
+    workers[0].until_unassigned().await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_instance_makes_the_run_fail() {
+    let mut stack = Stack::start().await;
+    let _workers = stack.workers(&[Behavior::Succeed, Behavior::FailFirst]).await;
+    let accepted = stack.submit(&request(4)).await.expect("accepted");
+    let status = stack.cleaned(&accepted).await;
+    assert_eq!(status.verdict, Some(Verdict::Failed));
+    assert_eq!(status.reason, "1 of 4 instances did not succeed; the first is all[2]: broken");
+    assert_eq!(status.failures.len(), 1);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_goes_silent_ends_its_run_as_infrastructure_failure() {
+    let mut stack = Stack::start().await;
+    let _workers = stack.workers(&[Behavior::Hang, Behavior::GoSilent]).await;
+    let accepted = stack.submit(&request(4)).await.expect("accepted");
+    let status = stack.cleaned(&accepted).await;
+    assert_eq!(status.verdict, Some(Verdict::Infra));
+    assert!(status.reason.starts_with("worker w1 was not heard for "), "{}", status.reason);
+    let counts = status.groups[0].1;
+    assert_eq!((counts.lost, counts.aborted), (2, 2));
+    let listed: Vec<WorkerStatus> = stack.call("workers", &()).await.expect("answered");
+    let states: Vec<&str> = listed.iter().map(|worker| worker.state.as_str()).collect();
+    assert_eq!(states, ["ready", "lost"]);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_restarted_worker_ends_its_run_as_infrastructure_failure_at_once() {
+    let mut stack = Stack::start().await;
+    let mut workers = stack.workers(&[Behavior::Hang]).await;
+    let accepted = stack.submit(&request(2)).await.expect("accepted");
+    stack.until(&accepted, |status| status.phase == RunPhase::Running).await;
+    workers.remove(0).kill().await;
+    let _again = FakeWorker::start(&stack, 0, Behavior::Succeed).await;
+    let status = stack.cleaned(&accepted).await;
+    assert_eq!(status.verdict, Some(Verdict::Infra));
+    assert!(status.reason.starts_with("worker w0 was restarted"), "{}", status.reason);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_canceled_run_is_stopped_and_collected() {
+    let mut stack = Stack::start().await;
+    let _workers = stack.workers(&[Behavior::Hang]).await;
+    let accepted = stack.submit(&request(3)).await.expect("accepted");
+    stack.until(&accepted, |status| status.phase == RunPhase::Running).await;
+    let cancel =
+        CancelRequest { run: accepted.run.clone(), kill: false, reason: "asked".to_owned() };
+    let answered: RunStatus = stack.call("cancel", &cancel).await.expect("answered");
+    assert_eq!(answered.run, accepted.run);
+    let status = stack.cleaned(&accepted).await;
+    assert_eq!(status.verdict, Some(Verdict::Canceled));
+    assert_eq!(status.reason, "asked");
+    assert_eq!(status.groups[0].1.canceled, 3);
+    assert!(status.failures.iter().all(|(_, _, _, end)| end.outcome == Outcome::Canceled));
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_waits_for_room_and_one_that_never_fits_is_rejected() {
+    let mut stack = Stack::start().await;
+    let _workers = stack.workers(&[Behavior::Hang]).await;
+    let first = stack.submit(&request(6)).await.expect("accepted");
+    stack.until(&first, |status| status.phase == RunPhase::Running).await;
+    let second = stack.submit(&request(6)).await.expect("accepted");
+    let waiting = stack.until(&second, |status| status.phase == RunPhase::Queued).await;
+    assert!(waiting.verdict.is_none());
+    let said = "needs 6 instances, 4 of the cluster's 10 slots are free";
+    stack.until(&second, |status| status.doing == said).await;
+    for run in [&first, &second] {
+        stack.until(run, |status| status.phase == RunPhase::Running).await;
+        let cancel = CancelRequest { run: run.run.clone(), kill: true, reason: String::new() };
+        let _: RunStatus = stack.call("cancel", &cancel).await.expect("answered");
+        stack.cleaned(run).await;
+    }
+    let third = stack.submit(&request(11)).await.expect("accepted");
+    let status = stack.cleaned(&third).await;
+    assert_eq!(status.verdict, Some(Verdict::Rejected));
+    assert_eq!(status.reason, "needs 11 instances, the cluster has room for 10");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_plan_that_does_not_build_is_rejected_and_a_wrong_request_is_refused() {
+    let mut stack = Stack::start().await;
+    let mut broken = request(1);
+    broken.manifest = "does not build".to_owned();
+    let accepted = stack.submit(&broken).await.expect("accepted");
+    let status = stack.cleaned(&accepted).await;
+    assert_eq!(status.verdict, Some(Verdict::Rejected));
+    assert_eq!(status.reason, "it does not build");
+
+    let mut wrong = request(1);
+    wrong.manifest = "wrong".to_owned();
+    let refusal = stack.submit(&wrong).await.expect_err("refused");
+    assert_eq!((refusal.kind, refusal.message.as_str()), (RefusalKind::Invalid, "unknown case"));
+    let refusal = stack.submit(&request(0)).await.expect_err("refused");
+    assert_eq!(refusal.message, "the run has no instances");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn runs_are_found_by_name_by_prefix_and_after_a_restart_from_their_records() {
+    let mut stack = Stack::start().await;
+    let _workers = stack.workers(&[Behavior::Succeed]).await;
+    let accepted = stack.submit(&request(1)).await.expect("accepted");
+    stack.cleaned(&accepted).await;
+    stack.restart().await;
+    for selector in ["latest", &accepted.name, &accepted.run.as_str()[..12]] {
+        let asked = RunRequest { selector: selector.to_owned() };
+        let found: RunStatus = stack.call("run", &asked).await.expect("found");
+        assert_eq!((found.run, found.verdict), (accepted.run.clone(), Some(Verdict::Passed)));
+    }
+    let listed: Vec<RunStatus> =
+        stack.call("runs", &RunsRequest { limit: 10 }).await.expect("answered");
+    assert_eq!(listed.len(), 1);
+    let unknown = RunRequest { selector: "nobody".to_owned() };
+    let refusal = stack.call::<RunStatus>("run", &unknown).await.expect_err("unknown");
+    assert_eq!(refusal.kind, RefusalKind::NotFound);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_that_a_coordinator_leaves_behind_gets_its_verdict_from_the_next() {
+    let mut stack = Stack::start().await;
+    let workers = stack.workers(&[Behavior::Hang]).await;
+    let accepted = stack.submit(&request(2)).await.expect("accepted");
+    stack.until(&accepted, |status| status.phase == RunPhase::Running).await;
+    stack.restart().await;
+    let asked = RunRequest { selector: accepted.run.to_string() };
+    let found: RunStatus = stack.call("run", &asked).await.expect("found");
+    assert_eq!(found.verdict, Some(Verdict::Infra));
+    assert_eq!(found.reason, "the coordinator ended while the run was under way");
+    assert_eq!(found.groups[0].1.aborted, 2);
+    assert_eq!(stack.logs.calls(&accepted.run), ["create", "start", "delete"]);
+    // The worker registers with the new coordinator and finds nothing assigned.
+    workers[0].until_unassigned().await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_coordinator_is_refused_while_the_first_is_at_work() {
+    let stack = Stack::start().await;
+    let second = Service::start(stack.config("second"), CancellationToken::new());
+    let refused = tokio::time::timeout(Duration::from_secs(10), second).await.expect("in time");
+    let Err(ServiceError::Ledger(LedgerError::Occupied { name })) = refused else {
+        panic!("not refused");
+    };
+    assert_eq!(name, "first");
+    stack.stop().await;
+}
