@@ -255,21 +255,23 @@ fn root() -> Finding {
 }
 
 fn cgroups() -> Finding {
-    let Ok(found) = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers") else {
-        return Finding::warning(
-            "cgroups",
-            "no unified hierarchy: limits on memory, cpu and processes are missing in `netns`",
-            "boot with systemd.unified_cgroup_hierarchy=1",
-        );
+    let unified = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
+    let has = |controller: &str| match &unified {
+        Ok(found) => found.split_whitespace().any(|one| one == controller),
+        // The older hierarchy has a directory for each.
+        Err(_) => Path::new("/sys/fs/cgroup").join(controller).is_dir(),
     };
-    let there: Vec<&str> = found.split_whitespace().collect();
+    let version = if unified.is_ok() { 2 } else { 1 };
     let missing: Vec<&str> =
-        ["cpu", "memory", "pids"].into_iter().filter(|one| !there.contains(one)).collect();
+        ["cpu", "memory", "pids"].into_iter().filter(|one| !has(one)).collect();
     if missing.is_empty() {
-        return Finding::good("cgroups", "version 2 with cpu, memory and pids");
+        return Finding::good("cgroups", format!("version {version} with cpu, memory and pids"));
     }
-    let text = format!("version 2 without {}", missing.join(", "));
-    Finding::warning("cgroups", text, "those limits cannot be kept in `netns`")
+    let text = format!(
+        "version {version} without {}: `netns` cannot keep those limits",
+        missing.join(", ")
+    );
+    Finding::warning("cgroups", text, "boot with systemd.unified_cgroup_hierarchy=1")
 }
 
 fn tun() -> Finding {
