@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use groundswell_common::api::RefusalKind;
 use groundswell_common::ids::InstanceId;
-use groundswell_common::messages::LogLines;
+use groundswell_common::messages::{Limits, LogLines};
 use groundswell_common::outcome::{Exit, InstanceEnd, Outcome};
 use groundswell_common::run::Verdict;
 use groundswell_common::subjects;
@@ -20,8 +20,8 @@ use tokio::time::timeout;
 use fake::{Fake, LIMIT, Ran, coordinator, finish, over, run_id, running, send, submitted};
 
 async fn output(arguments: &[&str]) -> Ran {
-    let dir = tempfile::tempdir().unwrap();
-    finish(coordinator(dir.path(), arguments).spawn().unwrap()).await
+    let dir = tempfile::tempdir().expect("a directory");
+    finish(coordinator(dir.path(), arguments).spawn().expect("spawned")).await
 }
 
 #[tokio::test]
@@ -132,7 +132,11 @@ async fn a_wrong_composition_ends_with_3_before_anything_is_started() {
 async fn runs_are_listed_for_people_and_for_programs() {
     let fake = Fake::start(vec![over(0, Verdict::Passed), running(1)]).await;
     let ran = fake.output(&["ls"]).await;
-    insta::assert_snapshot!(ran.stdout, @"");
+    insta::assert_snapshot!(ran.stdout, @"
+    NAME          ID                    PLAN  CASE  STATE    INSTANCES  SUBMITTED             TOOK
+    young-ferret  c8k3vmlrirtj2p8lcec1  mesh  dial  running  0/4        2023-11-14 22:13:20Z
+    zesty-salmon  c8k3vmlrirtj2p8lcec0  mesh  dial  passed   4/4        2023-11-14 22:13:20Z  2.2s
+    ");
     assert_eq!(fake.output(&["ls", "-o", "name"]).await.stdout.lines().count(), 2);
     assert!(fake.output(&["ls", "-o", "csv"]).await.stdout.starts_with("name,id,plan,"));
     let json: Value = serde_json::from_str(&fake.output(&["ls", "--json"]).await.stdout).unwrap();
@@ -145,12 +149,20 @@ async fn status_shows_a_run_and_refuses_what_is_not_there() {
     let fake = Fake::start(vec![running(0)]).await;
     let ran = fake.output(&["status"]).await;
     let stdout: Vec<&str> = ran.stdout.lines().filter(|line| !line.contains("where")).collect();
-    insta::assert_snapshot!(stdout.join("\n"), @"");
+    insta::assert_snapshot!(stdout.join("\n"), @"
+    RUNNING  zesty-salmon  mesh/dial  c8k3vmlrirtj2p8lcec0
+    GROUP  WANT  READY  RUNNING  OK  FAILED
+    a      3     3      3        0   0
+    b      1     1      1        0   0
+    ");
     let ran = fake.output(&["status", "zzz"]).await;
     assert_eq!((ran.code, ran.stdout.as_str()), (4, ""));
     assert!(ran.stderr.contains("no run `zzz`"));
     let ran = fake.output(&["workers"]).await;
-    insta::assert_snapshot!(ran.stdout, @"");
+    insta::assert_snapshot!(ran.stdout, @"
+    WORKER  STATE  USED  SLOTS  INSTANCES  RUNTIMES      HEARD
+    w-01    ready  4     100    4          docker,netns  1.2s ago
+    ");
 }
 
 #[tokio::test]
@@ -178,9 +190,25 @@ async fn submit_tells_plain_lines_and_ends_with_the_runs_code() {
     assert_eq!(ran.code, 10);
     assert_eq!(ran.stdout, format!("{}\n", run_id(0)));
     let stderr = ran.stderr.lines().map(without_time).collect::<Vec<_>>();
-    // Whether the first state is seen before the second one arrives is a matter of luck.
-    let stable: Vec<_> = stderr.iter().filter(|line| !line.contains("phase=submitted")).collect();
-    insta::assert_snapshot!(stable.into_iter().map(String::as_str).collect::<Vec<_>>().join("\n"), @"");
+    // Which states in between are seen before the last one arrives is a matter of luck.
+    let between = ["phase=submitted", "phase=running"];
+    let stable: Vec<_> =
+        stderr.iter().filter(|line| !between.iter().any(|one| line.contains(one))).collect();
+    insta::assert_snapshot!(stable.into_iter().map(String::as_str).collect::<Vec<_>>().join("\n"), @"
+    validated one.toml: 2 groups · 4 instances
+    submitted zesty-salmon (c8k3vmlrirtj2p8lcec0)   Ctrl-C = cancel
+    <time> phase     run=zesty-salmon phase=finished ready=4/4 running=0 ended=4 unsuccessful=1
+    warning: worker w-01 was silent for 12 s
+    FAILED  zesty-salmon  2.2s  mesh/dial  c8k3vmlrirtj2p8lcec0
+      instances  4 = 3 success + 1 failure   ✔ all accounted for
+      reason     1 of 4 instances failed
+      warning    worker w-01 was silent for 12 s
+      ✘ b[0]  failure · exit code 1 · published a failure: no route
+          | dialing
+          | no route
+      next       coordinator logs zesty-salmon --instance b:0
+                 coordinator collect zesty-salmon
+    ");
 }
 
 /// A plain line begins with the time.
@@ -334,7 +362,12 @@ async fn several_runs_go_on_after_a_failure_and_stop_at_an_error() {
     assert_eq!(fake.asked_to_submit().await.run, "second");
     fake.asked_nothing_more();
     let csv = std::fs::read_to_string(fake.dir.path().join("result.csv")).unwrap();
-    insta::assert_snapshot!(csv, @"");
+    insta::assert_snapshot!(csv, @"
+    run_id,task_id,outcome,error
+    first,c8k3vmlrirtj2p8lcec0,failure,
+    second,,canceled,3 instances do not fit in 2 free slots
+    third,,canceled,not started: an earlier run ended with an error
+    ");
 }
 
 #[tokio::test]
@@ -368,6 +401,43 @@ async fn logs_are_followed_and_filtered() {
     assert_eq!(heard, "b[000] | wanted");
     fake.tell(over(0, Verdict::Passed)).await;
     assert_eq!(finish(child).await.code, 0);
+}
+
+#[tokio::test]
+async fn a_stored_run_is_listed_and_collected_without_any_coordinator() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = run_id(0);
+    let stored = dir.path().join(format!("home/store/runs/{run}"));
+    std::fs::create_dir_all(&stored).unwrap();
+    let record = serde_json::json!({
+        "v": 1, "status": over(0, Verdict::Failed), "attempt": 1, "version": "0.1.0",
+        "composition": "", "run_in_composition": "default", "runtime": "netns", "seed": 7,
+        "subnet": "10.1.0.0/16", "groups": [], "options": {},
+        "limits": Limits::default(), "placement": [], "source": {}, "versions": {},
+        "ends": [], "indexes": [],
+    });
+    std::fs::write(stored.join("record.json"), record.to_string()).unwrap();
+    let ran = async |arguments: &[&str]| {
+        finish(coordinator(dir.path(), arguments).spawn().unwrap()).await
+    };
+    assert!(ran(&["ls", "-o", "csv"]).await.stdout.contains(run.as_str()));
+    assert_eq!(ran(&["wait", "c8k"]).await.code, 10);
+    assert_eq!(ran(&["logs", "latest"]).await.code, 4, "nothing was printed");
+    assert_eq!(ran(&["cancel", "latest"]).await.code, 4, "it is over");
+    assert_eq!(ran(&["collect", "latest", "--file", "a/0/x"]).await.code, 4);
+
+    let collected = ran(&["collect", "latest"]).await;
+    assert_eq!(collected.code, 0, "{}", collected.stderr);
+    assert_eq!(collected.stderr, format!("created file: {run}.tgz\n"));
+    let archive = std::fs::File::open(dir.path().join(format!("{run}.tgz"))).unwrap();
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(archive));
+    let paths: Vec<String> = tar
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+        .collect();
+    let expected = ["", "a/0/", "a/1/", "a/2/", "b/0/"].map(|path| format!("{run}/{path}"));
+    assert_eq!(paths, expected, "one directory per instance, also of those that wrote nothing");
 }
 
 #[tokio::test]

@@ -125,7 +125,9 @@ async fn pack(
             directory(&mut tar, &format!("{dir}/"), seconds).map_err(unwritable)?;
             for file in files.iter().filter(|f| f.group == *group && f.in_group == number) {
                 let content = parts::read_output(objects, file).await.map_err(failed)?;
-                let mut header = header(EntryType::Regular, 0o644, seconds);
+                // Whatever the plan set, the owner of an archive can read what is in it.
+                let mode = file.mode & 0o777 | 0o400;
+                let mut header = header(EntryType::Regular, mode, seconds);
                 header.set_size(u64::try_from(content.len()).unwrap_or(u64::MAX));
                 let path = format!("{dir}/{}", file.path);
                 tar.append_data(&mut header, path, content.as_ref()).map_err(unwritable)?;

@@ -311,6 +311,8 @@ pub(crate) struct OutputFile {
     pub(crate) path: String,
     /// Bytes.
     pub(crate) size: u64,
+    /// Permission bits.
+    pub(crate) mode: u32,
     pack: String,
     offset: u64,
 }
@@ -328,6 +330,7 @@ struct IndexedFile {
     pack: String,
     offset: u64,
     size: u64,
+    mode: u32,
 }
 
 /// The stored outputs of a run.
@@ -345,6 +348,7 @@ pub(crate) async fn outputs(
             in_group: file.in_group,
             path: file.path,
             size: file.size,
+            mode: file.mode,
             pack: file.pack,
             offset: file.offset,
         }));

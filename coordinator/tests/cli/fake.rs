@@ -105,7 +105,11 @@ pub(crate) fn over(n: usize, verdict: Verdict) -> RunStatus {
         counts.running = 0;
         match verdict {
             Verdict::Canceled => counts.canceled = counts.want,
-            _ => counts.success = counts.want,
+            Verdict::Passed
+            | Verdict::Failed
+            | Verdict::Infra
+            | Verdict::TimedOut
+            | Verdict::Rejected => counts.success = counts.want,
         }
     }
     status
@@ -139,13 +143,13 @@ impl Fake {
     /// The service refuses every submit from here on.
     pub(crate) fn refuse_submits(&self, kind: RefusalKind, message: &str) {
         let refusal = Refusal { kind, message: message.into(), help: String::new() };
-        self.known.lock().unwrap().refuse_submit = Some(refusal);
+        self.known.lock().expect("no test panics with it").refuse_submit = Some(refusal);
     }
 
     /// The service knows this state of a run from here on, and tells whoever watches.
     pub(crate) async fn tell(&self, status: RunStatus) {
         {
-            let mut known = self.known.lock().unwrap();
+            let mut known = self.known.lock().expect("no test panics with it");
             known.runs.retain(|run| run.run != status.run);
             known.runs.push(status.clone());
         }
@@ -207,7 +211,7 @@ async fn answer(
         "submit" => {
             let request: SubmitRequest = decode(&message.payload).expect("a submit");
             let answer: Answer<RunStatus> = {
-                let mut known = known.lock().unwrap();
+                let mut known = known.lock().expect("no test panics with it");
                 match known.refuse_submit.clone() {
                     Some(refusal) => Err(refusal),
                     None => {
@@ -231,7 +235,7 @@ async fn answer(
             bus.reply(message, &find(known, &request.selector)).await;
         }
         "runs" => {
-            let mut runs = known.lock().unwrap().runs.clone();
+            let mut runs = known.lock().expect("no test panics with it").runs.clone();
             runs.reverse();
             bus.reply(message, &Answer::Ok(runs)).await;
         }
@@ -242,7 +246,7 @@ async fn answer(
 }
 
 fn find(known: &Mutex<Known>, selector: &str) -> Answer<RunStatus> {
-    let known = known.lock().unwrap();
+    let known = known.lock().expect("no test panics with it");
     let fits = |run: &&RunStatus| {
         selector == "latest"
             || run.run.as_str().starts_with(selector)

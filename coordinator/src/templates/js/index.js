@@ -9,14 +9,5 @@ async function hello (runenv, client) {
   await client.signalAndWait('said-hello', runenv.testInstanceCount)
 }
 
-invokeMap({
-  hello: async (runenv) => {
-    const { sync } = require('@testground/sdk')
-    const client = await sync.newBoundClient(runenv)
-    try {
-      await hello(runenv, client)
-    } finally {
-      client.close()
-    }
-  }
-})
+// A case with two arguments gets a sync client; returning is success, throwing is failure.
+invokeMap({ hello })
