@@ -1,0 +1,225 @@
+//! The commands about runs that exist, and about workers: `status`, `ls`, `cancel`, `attach`, `wait`, `workers`.
+
+use groundswell_common::api::{CancelRequest, WorkerStatus};
+use groundswell_common::run::RunStatus;
+use tokio::time::timeout;
+
+use super::args;
+use super::call::call;
+use super::connect;
+use super::exit::Exit;
+use super::find::{self, Found};
+use super::keys::Interrupts;
+use super::live::{Stopped, Watch, Watched};
+use super::out::List;
+use super::progress::Progress;
+use super::submit::report;
+use super::summary::{called, elapsed_ms, headline, summary, took, totals};
+use super::{Done, Session, Trouble};
+
+pub(crate) async fn status(session: &Session, args: &args::Status) -> Done {
+    let found = find::run(session, &args.run).await?;
+    if session.out.json || args.format != args::Format::Table {
+        session.out.list(&rows(std::slice::from_ref(&found.status)), args.format);
+        return Ok(Exit::Passed);
+    }
+    show(session, &found);
+    Ok(Exit::Passed)
+}
+
+fn show(session: &Session, found: &Found) {
+    let (out, status) = (&session.out, &found.status);
+    // The whole of it is data here: it is what was asked for.
+    if status.phase.is_over() {
+        summary(out, status).iter().for_each(|line| out.data(line));
+        return;
+    }
+    out.data(headline(out, status));
+    if let Some(link) = &found.link {
+        out.data(format_args!("  where      {}", link.place));
+    }
+    if !status.doing.is_empty() {
+        out.data(format_args!("  doing      {}", status.doing));
+    }
+    status.warnings.iter().for_each(|warning| out.data(format_args!("  warning    {warning}")));
+    let headers = ["GROUP", "WANT", "READY", "RUNNING", "OK", "FAILED"];
+    let rows = status.groups.iter().map(|(group, counts)| {
+        let numbers = [
+            counts.want,
+            counts.ready,
+            counts.running,
+            counts.success,
+            counts.ended() - counts.success,
+        ];
+        std::iter::once(group.clone()).chain(numbers.map(|n| n.to_string())).collect()
+    });
+    let list = List {
+        headers: &headers,
+        name: 0,
+        wide_from: headers.len(),
+        rows: rows.collect(),
+        values: &status.groups,
+    };
+    out.list(&list, args::Format::Table);
+}
+
+pub(crate) async fn ls(session: &Session, args: &args::Ls) -> Done {
+    let runs = find::runs(session, args.limit).await?;
+    if runs.is_empty() && !session.out.json {
+        session.out.note("no runs yet: `coordinator submit FILE` starts one");
+    }
+    session.out.list(&rows(&runs), args.format);
+    Ok(Exit::Passed)
+}
+
+fn rows(runs: &[RunStatus]) -> List<'_, RunStatus> {
+    const HEADERS: [&str; 10] =
+        ["NAME", "ID", "PLAN", "CASE", "STATE", "INSTANCES", "SUBMITTED", "TOOK", "USER", "REASON"];
+    let row = |run: &RunStatus| {
+        let counts = totals(run);
+        vec![
+            run.name.clone(),
+            run.run.to_string(),
+            run.plan.clone(),
+            run.case.clone(),
+            run.verdict.map_or(run.phase.as_str(), |verdict| verdict.as_str()).to_owned(),
+            format!("{}/{}", counts.success, counts.want),
+            timestamp(run.submitted_ms),
+            elapsed_ms(run).map(took).unwrap_or_default(),
+            run.user.clone(),
+            run.reason.clone(),
+        ]
+    };
+    List {
+        headers: &HEADERS,
+        name: 0,
+        wide_from: 8,
+        rows: runs.iter().map(row).collect(),
+        values: runs,
+    }
+}
+
+fn timestamp(unix_ms: u64) -> String {
+    let time =
+        i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map(|time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()).unwrap_or_default()
+}
+
+pub(crate) async fn cancel(session: &Session, args: &args::Cancel) -> Done {
+    let found = find::run(session, &args.run).await?;
+    let Some(link) = found.link.filter(|_| !found.status.phase.is_over()) else {
+        let message = format!("{} is over already", called(&found.status.name, &found.status.run));
+        return Err(Trouble::new(Exit::NothingSelected, message, ""));
+    };
+    let request = CancelRequest {
+        run: found.status.run.clone(),
+        kill: args.kill,
+        reason: args.reason.clone(),
+    };
+    let status: RunStatus = call(&link.bus, "cancel", &request).await?;
+    if session.out.json {
+        session.out.json(&status);
+    }
+    let verb = if args.kill { "killing" } else { "canceling" };
+    session.out.note(format_args!(
+        "{verb} {}; `coordinator wait {}` tells when it is over",
+        called(&status.name, &status.run),
+        status.name
+    ));
+    Ok(Exit::Passed)
+}
+
+pub(crate) async fn attach(session: &Session, args: &args::Attach) -> Done {
+    watch(session, &args.run, args.follow_logs, true).await
+}
+
+pub(crate) async fn wait(session: &Session, args: &args::Wait) -> Done {
+    let watching = watch(session, &args.run, false, false);
+    match args.timeout {
+        None => watching.await,
+        Some(limit) => timeout(limit, watching).await.unwrap_or_else(|_| {
+            let limit = humantime::format_duration(limit);
+            let message = format!("`{}` is not over after {limit}; it goes on", args.run);
+            Err(Trouble::new(Exit::StillRunning, message, ""))
+        }),
+    }
+}
+
+async fn watch(session: &Session, selector: &str, follow_logs: bool, keys: bool) -> Done {
+    let mut interrupts =
+        Interrupts::listen().map_err(|err| Trouble::from_error(Exit::Internal, &err))?;
+    let found = tokio::select! {
+        found = find::run(session, selector) => found?,
+        _ = interrupts.next() => return Ok(Exit::Interrupted),
+    };
+    let Some(link) = found.link.filter(|_| !found.status.phase.is_over()) else {
+        report(session, "", &found.status, Stopped::default());
+        return Ok(Exit::strongest(&Stopped::default().codes(found.status.verdict)));
+    };
+    session.out.note(format_args!(
+        "watching {} in {}; Ctrl-C leaves it running",
+        called(&found.status.name, &found.status.run),
+        link.place
+    ));
+    let mut progress = Progress::new(session.out, &session.global);
+    let mut watch = Watch {
+        link: &link,
+        interrupts: &mut interrupts,
+        own: false,
+        detach: if keys { Ok(()) } else { Err("nothing is attached") },
+        follow_logs,
+        stack: None,
+    };
+    let watched = watch.run(found.status.clone(), &mut progress).await;
+    progress.finish();
+    match watched? {
+        Watched::Over(status, stopped) => {
+            report(session, "", &status, stopped);
+            Ok(Exit::strongest(&stopped.codes(status.verdict)))
+        }
+        Watched::Detached | Watched::Left => {
+            session.out.note(format_args!(
+                "left; {} goes on. `coordinator cancel {}` ends it",
+                found.status.name, found.status.name
+            ));
+            Ok(if keys { Exit::Passed } else { Exit::Interrupted })
+        }
+    }
+}
+
+pub(crate) async fn workers(session: &Session, args: &args::List) -> Done {
+    let links = connect::all(session).await?;
+    if links.is_empty() {
+        return Err(Trouble::new(
+            Exit::Unreachable,
+            "nothing is running here, so there are no workers",
+            "name a cluster with --nats, or start `coordinator up`",
+        ));
+    }
+    let mut workers: Vec<WorkerStatus> = Vec::new();
+    for link in links {
+        workers.extend(call::<Vec<WorkerStatus>>(&link.bus, "workers", &()).await?);
+    }
+    const HEADERS: [&str; 8] =
+        ["WORKER", "STATE", "USED", "SLOTS", "INSTANCES", "RUNTIMES", "HEARD", "NOTES"];
+    let row = |worker: &WorkerStatus| {
+        let runtimes: Vec<&str> = worker.runtimes.iter().map(|kind| kind.as_str()).collect();
+        vec![
+            worker.worker.to_string(),
+            worker.state.clone(),
+            worker.used.to_string(),
+            worker.slots.to_string(),
+            worker.instances.to_string(),
+            runtimes.join(","),
+            format!("{} ago", took(worker.heard_ms)),
+            worker.notes.join("; "),
+        ]
+    };
+    let rows = workers.iter().map(row).collect();
+    let list = List { headers: &HEADERS, name: 0, wide_from: 7, rows, values: &workers };
+    session.out.list(&list, args.format);
+    if workers.is_empty() {
+        session.out.note("no worker has registered: start one with `worker run --nats URL`");
+    }
+    Ok(Exit::Passed)
+}

@@ -1,0 +1,342 @@
+//! `submit`: runs a composition, watches it, tells how it went.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use groundswell_common::api::{RunRequest, SubmitRequest};
+use groundswell_common::messages::RuntimeKind;
+use groundswell_common::objects::Objects;
+use groundswell_common::run::{RunPhase, RunStatus, SourceInfo, Verdict};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::args::{Runtime, Submit};
+use super::call::call;
+use super::connect::{self, Link};
+use super::exit::Exit;
+use super::inputs::{self, Inputs};
+use super::keys::{Interrupt, Interrupts};
+use super::live::{Stopped, Watch, Watched};
+use super::out::csv_cell;
+use super::progress::Progress;
+use super::summary::{called, summary, testground_outcome};
+use super::{Done, Session, Trouble, collect, parts};
+use crate::local::{self, LocalOptions, Stack};
+
+/// Why a run of local mode cannot be left alone.
+const NO_DETACH: &str =
+    "this run lives in this process; start `coordinator up` first, and submit to that";
+/// How long the worker of local mode may take to clean up before its stack is stopped anyway.
+const CLEANING: Duration = Duration::from_secs(10);
+
+/// Where runs go: elsewhere, or a stack in this process.
+struct Place {
+    link: Link,
+    stack: Option<Stack>,
+}
+
+/// How one run of the composition went.
+struct Ended {
+    run: String,
+    status: Option<RunStatus>,
+    error: String,
+    codes: Vec<Exit>,
+}
+
+pub(crate) async fn run(session: &Session, args: &Submit) -> Done {
+    let mut interrupts =
+        Interrupts::listen().map_err(|err| Trouble::from_error(Exit::Internal, &err))?;
+    let inputs = inputs::of_submit(session, args)?;
+    session.out.note(format_args!("{}", validated(&inputs)));
+    let mut place = find_place(session, args).await?;
+    let submitted = submit_all(session, args, &inputs, &mut place, &mut interrupts).await;
+    if let Some(stack) = place.stack.take() {
+        stack.stop().await;
+    }
+    let ended = submitted?;
+    if let Some(file) = &args.result_file {
+        write_results(file, &ended)?;
+    }
+    let codes: Vec<Exit> = ended.iter().flat_map(|ended| ended.codes.clone()).collect();
+    Ok(Exit::strongest(&codes))
+}
+
+fn validated(inputs: &Inputs) -> String {
+    let instances: u32 = inputs.runs.iter().flat_map(|(_, groups)| groups).map(|(_, n)| n).sum();
+    let groups: usize = inputs.runs.iter().map(|(_, groups)| groups.len()).sum();
+    let runs = match inputs.runs.len() {
+        1 => String::new(),
+        several => format!("{several} runs · "),
+    };
+    format!("validated {}: {runs}{groups} groups · {instances} instances", inputs.name)
+}
+
+async fn find_place(session: &Session, args: &Submit) -> Result<Place, Trouble> {
+    if let Some(link) = connect::for_submit(session).await? {
+        return Ok(Place { link, stack: None });
+    }
+    if args.detach {
+        return Err(Trouble::new(
+            Exit::Usage,
+            "a run of local mode cannot be detached: it would end with this command",
+            "start `coordinator up` first, or name a cluster with --nats",
+        ));
+    }
+    let stack = start_stack(session, args.workers, false).await?;
+    let link = Link {
+        bus: stack.bus.clone(),
+        place: "this process".to_owned(),
+        objects: Some(stack.objects.clone()),
+    };
+    Ok(Place { link, stack: Some(stack) })
+}
+
+/// Starts a stack in this process.
+pub(crate) async fn start_stack(
+    session: &Session,
+    workers: u16,
+    kept: bool,
+) -> Result<Stack, Trouble> {
+    let options = LocalOptions {
+        home: session.settings.home.clone(),
+        objects: session.settings.objects.clone(),
+        workers,
+        kept,
+    };
+    local::start(&options).await.map_err(|err| {
+        let exit = match err {
+            local::LocalError::Nats(_) | local::LocalError::Bus(_) => Exit::Unreachable,
+            local::LocalError::Objects(_) | local::LocalError::File { .. } => Exit::Infra,
+            local::LocalError::NoWorker | local::LocalError::Worker { .. } => Exit::Usage,
+            local::LocalError::TooMany { .. } => Exit::NoCapacity,
+            local::LocalError::Service(_) => Exit::Internal,
+        };
+        let help = "`coordinator doctor` looks at everything local mode needs";
+        Trouble { help: help.to_owned(), ..Trouble::from_error(exit, &err) }
+    })
+}
+
+async fn submit_all(
+    session: &Session,
+    args: &Submit,
+    inputs: &Inputs,
+    place: &mut Place,
+    interrupts: &mut Interrupts,
+) -> Result<Vec<Ended>, Trouble> {
+    let prepare = async {
+        let objects = place.link.objects(session).await?;
+        let extra = parts::extra_sources(&inputs.loaded, &inputs.manifest, &inputs.plan_dir);
+        let (packed, source_info) = tokio::join!(
+            parts::pack(&inputs.plan_dir, &extra, &objects),
+            inputs::source_info(&inputs.plan_dir)
+        );
+        let source = packed.map_err(|err| Trouble::from_error(Exit::Infra, err.as_ref()))?;
+        Ok::<_, Trouble>((objects, request(args, inputs, source, source_info)))
+    };
+    let (objects, request) = tokio::select! {
+        prepared = prepare => prepared?,
+        interrupt = interrupts.next() => return Err(stopped_early(interrupt)),
+    };
+    let mut ended: Vec<Ended> = Vec::new();
+    for (run, _) in &inputs.runs {
+        if ended.last().is_some_and(|last| !goes_on(last)) {
+            let error = "not started: an earlier run ended with an error".to_owned();
+            ended.push(Ended { run: run.clone(), status: None, error, codes: Vec::new() });
+            continue;
+        }
+        let request = SubmitRequest { run: run.clone(), ..request.clone() };
+        let one = submit_one(session, args, place, interrupts, &request).await;
+        let one = one.unwrap_or_else(|trouble| failed_to_run(session, run, &trouble));
+        if let Some(status) = one.status.as_ref().filter(|_| args.collect && !args.detach) {
+            let several = inputs.runs.len() > 1;
+            collect_outputs(session, args, &objects, status, several.then_some(run)).await?;
+        }
+        ended.push(one);
+    }
+    Ok(ended)
+}
+
+fn request(
+    args: &Submit,
+    inputs: &Inputs,
+    source: String,
+    source_info: SourceInfo,
+) -> SubmitRequest {
+    SubmitRequest {
+        composition: inputs.loaded.text.clone(),
+        composition_name: inputs.name.clone(),
+        manifest: inputs.manifest_text.clone(),
+        source,
+        run: String::new(),
+        runtime: args.runtime.map(|runtime| match runtime {
+            Runtime::Docker => RuntimeKind::Docker,
+            Runtime::Netns => RuntimeKind::Netns,
+        }),
+        seed: args.seed,
+        timeout: args.timeout,
+        user: std::env::var("USER").unwrap_or_default(),
+        source_info,
+        labels: args.labels.iter().cloned().collect(),
+        no_cache: args.no_cache,
+    }
+}
+
+fn stopped_early(interrupt: Interrupt) -> Trouble {
+    let exit = match interrupt {
+        Interrupt::Int => Exit::Interrupted,
+        Interrupt::Term => Exit::Terminated,
+    };
+    Trouble::new(exit, "stopped before anything was submitted", "")
+}
+
+/// A run that failed or ran out of time says nothing about the next one; anything else does.
+fn goes_on(ended: &Ended) -> bool {
+    let verdict = ended.status.as_ref().map(|status| status.verdict);
+    matches!(verdict, Some(None | Some(Verdict::Passed | Verdict::Failed | Verdict::TimedOut)))
+}
+
+fn failed_to_run(session: &Session, run: &str, trouble: &Trouble) -> Ended {
+    session.out.error(&trouble.message, &trouble.help);
+    let codes = vec![trouble.exit];
+    result_line(session, run, None, &codes);
+    Ended { run: run.to_owned(), status: None, error: trouble.message.clone(), codes }
+}
+
+async fn submit_one(
+    session: &Session,
+    args: &Submit,
+    place: &mut Place,
+    interrupts: &mut Interrupts,
+    request: &SubmitRequest,
+) -> Result<Ended, Trouble> {
+    let status: RunStatus = call(&place.link.bus, "submit", request).await?;
+    announce(session, args, &status);
+    let ended = |status, codes| Ended {
+        run: request.run.clone(),
+        status: Some(status),
+        error: String::new(),
+        codes,
+    };
+    if args.detach {
+        return Ok(ended(status, Vec::new()));
+    }
+    let mut progress = Progress::new(session.out, &session.global);
+    let local = place.stack.is_some();
+    let mut watch = Watch {
+        link: &place.link,
+        interrupts,
+        own: true,
+        detach: if local { Err(NO_DETACH) } else { Ok(()) },
+        follow_logs: args.follow_logs,
+        stack: place.stack.as_mut(),
+    };
+    let watched = watch.run(status.clone(), &mut progress).await;
+    progress.finish();
+    match watched? {
+        Watched::Over(status, stopped) => {
+            report(session, &request.run, &status, stopped);
+            if local {
+                wait_until_cleaned(&place.link, &status).await;
+            }
+            let codes = stopped.codes(status.verdict);
+            let error = match status.verdict {
+                Some(Verdict::Passed) => String::new(),
+                _ => status.reason.clone(),
+            };
+            Ok(Ended { error, ..ended(*status, codes) })
+        }
+        Watched::Detached => {
+            session.out.note(format_args!(
+                "detached; {} goes on: coordinator attach {}",
+                status.name, status.run
+            ));
+            Ok(ended(status, Vec::new()))
+        }
+        Watched::Left => Err(Trouble::new(Exit::Interrupted, "left without waiting", "")),
+    }
+}
+
+fn announce(session: &Session, args: &Submit, status: &RunStatus) {
+    if session.out.json {
+        session.out.json(&json!({
+            "v": 1, "type": "submitted", "run": status.run, "name": status.name,
+        }));
+    } else if args.detach || !std::io::stdout().is_terminal() {
+        session.out.data(&status.run);
+    }
+    let keys = if args.detach { "" } else { "   Ctrl-C = cancel" };
+    session.out.note(format_args!("submitted {}{keys}", called(&status.name, &status.run)));
+}
+
+/// Tells how the run ended: in words, and as a line of JSON when that was asked for.
+pub(crate) fn report(session: &Session, run: &str, status: &RunStatus, stopped: Stopped) {
+    summary(&session.out, status).iter().for_each(|line| session.out.say(line));
+    result_line(session, run, Some(status), &stopped.codes(status.verdict));
+}
+
+fn result_line(session: &Session, run: &str, status: Option<&RunStatus>, codes: &[Exit]) {
+    if session.out.json {
+        session.out.json(&json!({
+            "v": 1,
+            "type": "result",
+            "run": status.map(|status| &status.run),
+            "run_in_composition": run,
+            "verdict": status.and_then(|status| status.verdict),
+            "status": status,
+            "exit": Exit::strongest(codes).code(),
+            "codes": codes.iter().map(|exit| exit.code()).collect::<Vec<_>>(),
+        }));
+    }
+}
+
+/// The stack of local mode is stopped when nothing of the run is left on this machine.
+async fn wait_until_cleaned(link: &Link, status: &RunStatus) {
+    let deadline = Instant::now() + CLEANING;
+    let request = RunRequest { selector: status.run.to_string() };
+    while Instant::now() < deadline {
+        match call::<RunStatus>(&link.bus, "run", &request).await {
+            Ok(status) if status.phase < RunPhase::Cleaned => {}
+            Ok(_) | Err(_) => return,
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn collect_outputs(
+    session: &Session,
+    args: &Submit,
+    objects: &Objects,
+    status: &RunStatus,
+    run_of_several: Option<&String>,
+) -> Result<(), Trouble> {
+    if status.verdict.is_none_or(|verdict| verdict == Verdict::Rejected) {
+        return Ok(());
+    }
+    let name = match (run_of_several, &args.collect_file) {
+        (Some(run), name) => {
+            format!("{}-{run}-{}.tgz", name.as_deref().unwrap_or("multiple"), status.run)
+        }
+        (None, Some(name)) => format!("{name}.tgz"),
+        (None, None) => format!("{}.tgz", status.run),
+    };
+    collect::archive(session, objects, &status.run, Path::new(&name)).await
+}
+
+/// Testground's result file: a line per run.
+fn write_results(file: &Path, ended: &[Ended]) -> Result<(), Trouble> {
+    let write = || -> std::io::Result<()> {
+        let mut out = std::fs::File::create(file)?;
+        writeln!(out, "run_id,task_id,outcome,error")?;
+        for one in ended {
+            let status = one.status.as_ref();
+            let task = status.map(|status| status.run.to_string()).unwrap_or_default();
+            let outcome = testground_outcome(status.and_then(|status| status.verdict));
+            writeln!(out, "{},{task},{outcome},{}", csv_cell(&one.run), csv_cell(&one.error))?;
+        }
+        Ok(())
+    };
+    write().map_err(|err| {
+        Trouble::new(Exit::Internal, format!("failed to write `{}`: {err}", file.display()), "")
+    })
+}
