@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! run, placement, workers, events      decide; pure, time is an argument
+//! build                                from a plan's source to an image in the object store
 //! parts                                what a run needs before it can be placed, and its sync log
 //! ledger, assignments, record          one thin shell per place where something is kept
 //! service                              the one task that owns all state, and the effects around it
 //! ```
 
 pub mod assignments;
+pub mod build;
 pub mod events;
 pub mod ledger;
 pub mod parts;
