@@ -12,3 +12,5 @@
 pub mod network;
 pub mod runtime;
 pub mod sync;
+
+pub use runtime::netns::spawner_main_if_asked;
