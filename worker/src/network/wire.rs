@@ -14,7 +14,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket,
+    sockopt,
 };
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +74,12 @@ pub fn wire(spec: &WireSpec) -> io::Result<Wired> {
     interface_ioctl(control.as_fd(), libc::SIOCSIFMTU, &mut request)?;
     let link = LinkState { up: true, address: spec.address, prefix: spec.prefix };
     set_link(control.as_fd(), link)?;
-    Ok(Wired { device: device.into(), sync: listener(SYNC_PORT)?, influx: listener(INFLUX_PORT)?, control })
+    Ok(Wired {
+        device: device.into(),
+        sync: listener(SYNC_PORT)?,
+        influx: listener(INFLUX_PORT)?,
+        control,
+    })
 }
 
 /// Wires another network namespace, on a thread that ends in it, so that no other code ever runs there.
@@ -166,7 +172,8 @@ fn set_address(control: BorrowedFd<'_>, code: libc::Ioctl, address: Ipv4Addr) ->
 fn set_flags(control: BorrowedFd<'_>, interface: &str, up: bool) -> io::Result<()> {
     let mut request = request_for(interface);
     let flags = if up { libc::IFF_UP | libc::IFF_RUNNING } else { 0 };
-    request.ifr_ifru.ifru_flags = i16::try_from(flags).expect("interface flags fit the kernel's field");
+    request.ifr_ifru.ifru_flags =
+        i16::try_from(flags).expect("interface flags fit the kernel's field");
     interface_ioctl(control, libc::SIOCSIFFLAGS, &mut request)
 }
 

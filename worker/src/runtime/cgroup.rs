@@ -79,7 +79,9 @@ impl Cgroups {
                 "memory" => "The memory limit",
                 _ => "The limit on processes",
             };
-            format!("{what} is not enforced: the cgroup controller `{controller}` cannot be used by this user.")
+            format!(
+                "{what} is not enforced: the cgroup controller `{controller}` cannot be used by this user."
+            )
         };
         CONTROLLERS.iter().filter(|name| !self.offers(name)).map(sentence).collect()
     }
@@ -240,15 +242,20 @@ impl Entrance {
         let Some(mut file) = self.oom_count.as_ref() else { return false };
         let mut text = String::new();
         let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text));
-        read.is_ok() && text.lines().any(|line| {
-            line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0")
-        })
+        read.is_ok()
+            && text
+                .lines()
+                .any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0"))
     }
 }
 
 fn quota_us(cores: f64) -> u32 {
     let quota = (cores * f64::from(CPU_PERIOD_US)).max(MIN_CPU_QUOTA_US);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is positive")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates, and is positive"
+    )]
     let quota = quota.min(f64::from(u32::MAX)) as u32;
     quota
 }
@@ -281,7 +288,10 @@ fn find(mounts: &str, usable: &dyn Fn(&Path) -> bool) -> Version {
         Some(root) if v1.is_empty() => {
             let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
             let offers = |name: &&str| offered.split_whitespace().any(|other| other == *name);
-            Version::V2 { controllers: CONTROLLERS.into_iter().filter(|name| offers(name)).collect(), root }
+            Version::V2 {
+                controllers: CONTROLLERS.into_iter().filter(|name| offers(name)).collect(),
+                root,
+            }
         }
         _ => Version::V1(v1),
     }
@@ -289,7 +299,9 @@ fn find(mounts: &str, usable: &dyn Fn(&Path) -> bool) -> Version {
 
 fn put(path: &Path, value: &str) -> io::Result<()> {
     let write = || OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes());
-    write().map_err(|err| io::Error::new(err.kind(), format!("write `{value}` to `{}`: {err}", path.display())))
+    write().map_err(|err| {
+        io::Error::new(err.kind(), format!("write `{value}` to `{}`: {err}", path.display()))
+    })
 }
 
 fn put_if_there(path: &Path, value: &str) -> io::Result<()> {
@@ -347,7 +359,8 @@ mod tests {
 
     #[test]
     fn a_hybrid_host_uses_version_1_and_says_which_controller_is_missing() {
-        let cgroups = Cgroups { parent: "groundswell-a".to_owned(), version: find(V1, &everything) };
+        let cgroups =
+            Cgroups { parent: "groundswell-a".to_owned(), version: find(V1, &everything) };
         let missing = cgroups.missing();
         assert_eq!(missing.len(), 1);
         assert!(missing[0].contains("`pids`"), "{missing:?}");
@@ -378,7 +391,8 @@ mod tests {
         ] {
             let path = dir.path().join("count");
             fs::write(&path, text).unwrap();
-            let entrance = Entrance { oom_count: Some(File::open(&path).unwrap()), ..Entrance::default() };
+            let entrance =
+                Entrance { oom_count: Some(File::open(&path).unwrap()), ..Entrance::default() };
             assert_eq!(entrance.oom_killed(), killed);
         }
     }

@@ -136,7 +136,9 @@ fn spawner(dir: &Path) -> PathBuf {
 
 fn bundle(dir: &Path) -> ImageRef {
     let mut archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
-    for (name, content) in [("run.sh", "#!/bin/sh\necho ran\n"), ("broken", "#!/no/such/interpreter\n")] {
+    for (name, content) in
+        [("run.sh", "#!/bin/sh\necho ran\n"), ("broken", "#!/no/such/interpreter\n")]
+    {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o755);
@@ -186,7 +188,8 @@ pub fn processes_with(text: &str) -> Vec<u32> {
 fn cgroups_of(worker: &WorkerId) -> Vec<String> {
     let mut found = Vec::new();
     for controller in ["cpu", "memory", "pids", "."] {
-        let parent = Path::new("/sys/fs/cgroup").join(controller).join(format!("groundswell-{worker}"));
+        let parent =
+            Path::new("/sys/fs/cgroup").join(controller).join(format!("groundswell-{worker}"));
         if parent.exists() {
             found.push(parent.display().to_string());
         }

@@ -97,7 +97,11 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.plan { f.write_str(&self.doing) } else { write!(f, "failed to {}: {}", self.doing, self.source) }
+        if self.plan {
+            f.write_str(&self.doing)
+        } else {
+            write!(f, "failed to {}: {}", self.doing, self.source)
+        }
     }
 }
 

@@ -78,9 +78,11 @@ impl Images {
     /// What a Docker image says about its process.
     pub(super) fn config(&self, image: &ImageRef) -> Result<Config, RuntimeError> {
         let path = self.home(image)?.join("config.json");
-        let bytes = fs::read(&path).map_err(|err| host(&format!("read `{}`", path.display()), err))?;
-        let saved: SavedConfig = serde_json::from_slice(&bytes)
-            .map_err(|err| RuntimeError::Plan(format!("the image's configuration is unreadable: {err}")))?;
+        let bytes =
+            fs::read(&path).map_err(|err| host(&format!("read `{}`", path.display()), err))?;
+        let saved: SavedConfig = serde_json::from_slice(&bytes).map_err(|err| {
+            RuntimeError::Plan(format!("the image's configuration is unreadable: {err}"))
+        })?;
         Ok(saved.config)
     }
 
@@ -99,8 +101,13 @@ impl Images {
             ImageKind::Docker => unpack_docker(blob, unfinished.path()),
         };
         unpacked.map_err(|err| match err.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::PermissionDenied => host("unpack the image", err),
-            _ => RuntimeError::Plan(format!("the image `{}` cannot be unpacked: {err}", image.digest)),
+            io::ErrorKind::StorageFull | io::ErrorKind::PermissionDenied => {
+                host("unpack the image", err)
+            }
+            _ => RuntimeError::Plan(format!(
+                "the image `{}` cannot be unpacked: {err}",
+                image.digest
+            )),
         })?;
         open_to_all(unfinished.path()).map_err(|err| host("open the image to its users", err))?;
         match fs::rename(unfinished.path(), &home) {
@@ -113,7 +120,8 @@ impl Images {
     /// Removes what an earlier life was unpacking when it ended.
     pub(super) fn sweep(&self) -> Vec<RuntimeError> {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
-        let unfinished = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED));
+        let unfinished =
+            entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED));
         unfinished
             .filter_map(|entry| fs::remove_dir_all(entry.path()).err())
             .map(|err| host("remove a half unpacked image", err))
@@ -123,7 +131,10 @@ impl Images {
     fn home(&self, image: &ImageRef) -> Result<PathBuf, RuntimeError> {
         let hex = image.digest.strip_prefix("sha256:").unwrap_or_default();
         if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(RuntimeError::Plan(format!("`{}` is not the digest of an image", image.digest)));
+            return Err(RuntimeError::Plan(format!(
+                "`{}` is not the digest of an image",
+                image.digest
+            )));
         }
         let kind = match image.kind {
             ImageKind::Bundle => "bundle",
@@ -199,7 +210,9 @@ fn apply_entry(entry: &mut tar::Entry<'_, impl Read>, root: &Path) -> io::Result
     }
     let target = parent.join(name);
     let kind = entry.header().entry_type();
-    if kind != EntryType::Directory || !fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_dir()) {
+    if kind != EntryType::Directory
+        || !fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_dir())
+    {
         remove_any(&target)?;
     }
     match kind {
@@ -216,7 +229,8 @@ fn apply_entry(entry: &mut tar::Entry<'_, impl Read>, root: &Path) -> io::Result
 /// Resolves a path in a root as a process whose root it is would, except that the last part may be a link.
 fn within(root: &Path, path: &Path) -> io::Result<PathBuf> {
     let mut resolved = PathBuf::new();
-    let mut left: Vec<_> = path.components().rev().map(|part| part.as_os_str().to_owned()).collect();
+    let mut left: Vec<_> =
+        path.components().rev().map(|part| part.as_os_str().to_owned()).collect();
     let mut links = 0;
     while let Some(part) = left.pop() {
         let part = PathBuf::from(part);
@@ -256,5 +270,137 @@ fn remove_any(path: &Path) -> io::Result<()> {
 }
 
 fn outside(path: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("`{}` is outside of the image", path.display()))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("`{}` is outside of the image", path.display()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(kind: ImageKind, digit: &str) -> ImageRef {
+        ImageRef {
+            kind,
+            digest: format!("sha256:{}", digit.repeat(64)),
+            size: 0,
+            command: Vec::new(),
+            workdir: String::new(),
+            env: BTreeMap::new(),
+        }
+    }
+
+    struct Entry(&'static str, EntryType, &'static str);
+
+    /// A tar with names as they are given, however wrong.
+    fn archive(entries: &[Entry]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for Entry(name, kind, content) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_entry_type(*kind);
+            header.set_mode(0o755);
+            let linked = matches!(kind, EntryType::Link | EntryType::Symlink);
+            if linked {
+                header.set_link_name(content).unwrap();
+            }
+            let content = if linked { "" } else { content };
+            header.set_size(content.len() as u64);
+            header.set_cksum();
+            builder.append(&header, content.as_bytes()).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn store(dir: &Path, tar: &[u8]) -> PathBuf {
+        let path = dir.join("blob");
+        fs::write(&path, zstd::encode_all(tar, 1).unwrap()).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_bundle_is_unpacked_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path()).unwrap();
+        let bundle = image(ImageKind::Bundle, "a");
+        let blob = store(dir.path(), &archive(&[Entry("bin/plan", EntryType::Regular, "x")]));
+        images.unpack(&bundle, &blob).unwrap();
+        assert!(images.directory(&bundle).unwrap().join("bin/plan").exists());
+        fs::remove_file(&blob).unwrap();
+        images.unpack(&bundle, &blob).unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("images")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_path_that_leaves_the_image_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(&dir.path().join("state")).unwrap();
+        let bundle = image(ImageKind::Bundle, "a");
+        let climbing = [Entry("../../../escaped", EntryType::Regular, "x")];
+        let linked = [
+            Entry("out", EntryType::Symlink, "/tmp"),
+            Entry("out/groundswell-escaped", EntryType::Regular, "x"),
+        ];
+        for entries in [&climbing[..], &linked[..]] {
+            let refused = images.unpack(&bundle, &store(dir.path(), &archive(entries)));
+            assert!(matches!(refused, Err(RuntimeError::Plan(_))), "{refused:?}");
+        }
+        assert!(!dir.path().join("escaped").exists());
+        assert!(!Path::new("/tmp/groundswell-escaped").exists());
+        assert_eq!(fs::read_dir(dir.path().join("state/images")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_digest_is_never_a_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path()).unwrap();
+        let mut bundle = image(ImageKind::Bundle, "a");
+        bundle.digest = "sha256:../../etc".to_owned();
+        assert!(matches!(images.directory(&bundle), Err(RuntimeError::Plan(_))));
+    }
+
+    #[test]
+    fn the_layers_of_a_docker_image_are_laid_over_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path()).unwrap();
+        let lower = archive(&[
+            Entry("run", EntryType::Directory, ""),
+            Entry("var/run", EntryType::Symlink, "/run"),
+            Entry("a", EntryType::Regular, "lower"),
+            Entry("b/one", EntryType::Regular, "1"),
+            Entry("c/one", EntryType::Regular, "1"),
+        ]);
+        let upper = archive(&[
+            Entry(".wh.a", EntryType::Regular, ""),
+            Entry("b/.wh..wh..opq", EntryType::Regular, ""),
+            Entry("b/two", EntryType::Regular, "2"),
+            Entry("hard", EntryType::Link, "c/one"),
+            Entry("var/run/file", EntryType::Regular, "through the link"),
+        ]);
+        let config =
+            r#"{"config":{"Entrypoint":["/a"],"Cmd":["b"],"Env":["X=1"],"WorkingDir":"/b"}}"#;
+        let manifest = r#"[{"Config":"config","Layers":["lower","upper"]}]"#;
+        let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+        write("lower", &lower);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        io::Write::write_all(&mut gzip, &upper).unwrap();
+        write("upper", &gzip.finish().unwrap());
+        write("config", config.as_bytes());
+        write("manifest.json", manifest.as_bytes());
+        let mut saved = tar::Builder::new(Vec::new());
+        for name in ["lower", "upper", "config", "manifest.json"] {
+            saved.append_path_with_name(dir.path().join(name), name).unwrap();
+        }
+        let docker = image(ImageKind::Docker, "d");
+        images.unpack(&docker, &store(dir.path(), &saved.into_inner().unwrap())).unwrap();
+        let root = images.directory(&docker).unwrap();
+        assert!(!root.join("a").exists() && !root.join("b/one").exists());
+        assert!(root.join("b/two").exists() && root.join("hard").exists());
+        assert_eq!(fs::read_to_string(root.join("run/file")).unwrap(), "through the link");
+        assert!(root.join("etc/hosts").exists() && root.join("outputs").is_dir());
+        let config = images.config(&docker).unwrap();
+        assert_eq!(config.command(), ["/a", "b"]);
+        assert_eq!(config.env()["X"], "1");
+    }
 }

@@ -42,7 +42,8 @@ pub(super) fn live(channel: &OwnedFd, spec: &InitSpec, ground: &Ground) -> Resul
     let prepared = match prepare(spec, ground) {
         Ok(prepared) => prepared,
         Err(failure) => {
-            return send(channel.as_fd(), &FromInit::Failed(failure), &[]).doing("report a failure");
+            return send(channel.as_fd(), &FromInit::Failed(failure), &[])
+                .doing("report a failure");
         }
     };
     let Prepared { program, entrance, wired, output, steps, notes } = prepared;
@@ -51,9 +52,13 @@ pub(super) fn live(channel: &OwnedFd, spec: &InitSpec, ground: &Ground) -> Resul
     let ready = FromInit::Ready { steps: steps.list, notes };
     send(channel.as_fd(), &ready, &given.map(AsRawFd::as_raw_fd)).doing("report readiness")?;
     drop((wired, output));
-    let signals = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .doing("listen for ended processes")?;
-    Init { channel: channel.as_fd(), control, entrance, program: Some(program), plan: None }.serve(&signals)
+    let signals = SignalFd::with_flags(
+        &SigSet::from(Signal::SIGCHLD),
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )
+    .doing("listen for ended processes")?;
+    Init { channel: channel.as_fd(), control, entrance, program: Some(program), plan: None }
+        .serve(&signals)
 }
 
 struct Prepared {
@@ -67,7 +72,8 @@ struct Prepared {
 
 fn prepare(spec: &InitSpec, ground: &Ground) -> Result<Prepared, Failure> {
     let mut steps = Steps { list: Vec::new(), last: Instant::now() };
-    let entrance = ground.cgroups.leaf(&spec.name).create(&spec.resources).doing("make the cgroup")?;
+    let entrance =
+        ground.cgroups.leaf(&spec.name).create(&spec.resources).doing("make the cgroup")?;
     steps.done("cgroup");
     unshare(CloneFlags::CLONE_NEWNET).doing("make a network namespace")?;
     steps.done("network namespace");
@@ -135,7 +141,9 @@ impl Init<'_> {
                 }
             }
             if asked {
-                let Some((request, _)) = receive(self.channel, &mut buffer).doing("hear from the worker")? else {
+                let Some((request, _)) =
+                    receive(self.channel, &mut buffer).doing("hear from the worker")?
+                else {
                     return Ok(());
                 };
                 if let Some(exit) = self.answer(&request)? {
@@ -180,7 +188,9 @@ impl Init<'_> {
         let mut exit = None;
         loop {
             let (pid, how) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, Exit { code: Some(code), ..Exit::default() }),
+                Ok(WaitStatus::Exited(pid, code)) => {
+                    (pid, Exit { code: Some(code), ..Exit::default() })
+                }
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, by_signal(signal as i32)),
                 Ok(WaitStatus::StillAlive) | Err(_) => return exit,
                 Ok(_) => continue,

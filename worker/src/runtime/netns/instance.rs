@@ -60,7 +60,8 @@ impl Channel {
         while let Ok(Some((message, _))) = self.receive().await {
             match message {
                 FromInit::Done(done) => {
-                    let waiting = self.replies.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let waiting =
+                        self.replies.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     if let Some(waiting) = waiting {
                         // Who asked may have stopped waiting.
                         let _stopped = waiting.send(done);

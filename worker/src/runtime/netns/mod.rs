@@ -31,7 +31,9 @@ use tracing::warn;
 use super::cgroup::Cgroups;
 use super::{Created, InstanceSpec, Runtime, RuntimeError};
 use crate::network::wire::Wired;
-use channel::{Failure, FromInit, Hello, Image, InitSpec, MAX_MESSAGE, make_room, receive, send_bytes};
+use channel::{
+    Failure, FromInit, Hello, Image, InitSpec, MAX_MESSAGE, make_room, receive, send_bytes,
+};
 use images::Images;
 use instance::{Channel, NetnsInstance};
 pub use spawner::spawner_main_if_asked;
@@ -97,7 +99,8 @@ impl NetnsRuntime {
     /// [`RuntimeError::Unavailable`] when the kernel or the host's settings do not allow instances here.
     pub async fn new(config: NetnsConfig) -> Result<Self, RuntimeError> {
         let images = Images::open(&config.state_dir)?;
-        let state_dir = config.state_dir.canonicalize().map_err(|err| host("find the state directory", err))?;
+        let state_dir =
+            config.state_dir.canonicalize().map_err(|err| host("find the state directory", err))?;
         let (socket, theirs) = socket_pair().map_err(|err| host("make a socket", err))?;
         make_room(&socket);
         let child = Command::new(&config.spawner)
@@ -133,7 +136,8 @@ impl NetnsRuntime {
 impl Inner {
     async fn hello(&self) -> Result<Vec<String>, RuntimeError> {
         let read = |socket: &OwnedFd| receive::<Hello>(socket.as_fd(), &mut vec![0; 16 * 1024]);
-        let hello = tokio::time::timeout(HELLO_LIMIT, self.socket.async_io(Interest::READABLE, read)).await;
+        let hello =
+            tokio::time::timeout(HELLO_LIMIT, self.socket.async_io(Interest::READABLE, read)).await;
         let unavailable = |reason: String| RuntimeError::Unavailable { runtime: "netns", reason };
         match hello {
             Ok(Ok(Some((Hello { unavailable: None, missing }, _)))) => Ok(missing),
@@ -146,10 +150,13 @@ impl Inner {
 
     /// Has the spawner make an instance. Returns its channel.
     async fn spawn(&self, spec: &InitSpec) -> Result<Channel, RuntimeError> {
-        let bytes = rmp_serde::to_vec_named(spec).map_err(|err| host("describe the instance", io::Error::other(err)))?;
+        let bytes = rmp_serde::to_vec_named(spec)
+            .map_err(|err| host("describe the instance", io::Error::other(err)))?;
         let too_large = || {
             let size = bytes.len();
-            RuntimeError::Plan(format!("environment and hosts of an instance take {size} bytes, more than can be passed on"))
+            RuntimeError::Plan(format!(
+                "environment and hosts of an instance take {size} bytes, more than can be passed on"
+            ))
         };
         if bytes.len() > MAX_MESSAGE {
             return Err(too_large());
@@ -265,8 +272,12 @@ impl Runtime for NetnsRuntime {
         for note in notes {
             warn!(run = %spec.labels.run, instance = %spec.labels.instance, note, "instance differs from what was asked");
         }
-        let Ok([device, sync, influx, control, stdout, stderr]) = <[OwnedFd; 6]>::try_from(fds) else {
-            return Err(host("prepare the instance", io::Error::other("too few descriptors can be open")));
+        let Ok([device, sync, influx, control, stdout, stderr]) = <[OwnedFd; 6]>::try_from(fds)
+        else {
+            return Err(host(
+                "prepare the instance",
+                io::Error::other("too few descriptors can be open"),
+            ));
         };
         let wired = Wired { device, sync, influx, control };
         Ok(Created { instance: Box::new(instance), wired, stdout, stderr })
@@ -295,7 +306,8 @@ impl From<Failure> for RuntimeError {
 
 /// Our end, non-blocking, and the other's.
 fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((ours, theirs))
 }

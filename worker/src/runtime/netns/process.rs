@@ -14,7 +14,8 @@ use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{
-    Gid, Pid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2, setgid, setgroups, setsid, setuid,
+    Gid, Pid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2, setgid, setgroups,
+    setsid, setuid,
 };
 
 use super::channel::{Doing, Failure, Image, InitSpec};
@@ -63,7 +64,9 @@ impl Program {
             Image::Bundle(_) => None,
         };
         if rootless && user.take().is_some() {
-            notes.push("the image's user is not used: without root there is one user only".to_owned());
+            notes.push(
+                "the image's user is not used: without root there is one user only".to_owned(),
+            );
         }
         let path = text(&path.display().to_string())?;
         let arguments = spec.command.iter().map(|word| text(word)).collect::<Result<_, _>>()?;
@@ -73,11 +76,13 @@ impl Program {
 
     /// Starts it, in its cgroup. Returns when the kernel has accepted the program.
     pub(super) fn start(&self, entrance: &Entrance) -> Result<Pid, Failure> {
-        let (mut told, tell) = pipe2(OFlag::O_CLOEXEC).map(|(r, w)| (File::from(r), w)).doing("make a pipe")?;
+        let (mut told, tell) =
+            pipe2(OFlag::O_CLOEXEC).map(|(r, w)| (File::from(r), w)).doing("make a pipe")?;
         let Some(pid) = fork(0, entrance.directory()).doing("start a process")? else {
             drop(told);
             let Err(failure) = self.become_it(entrance);
-            let _parent_is_gone = File::from(tell).write_all(&rmp_serde::to_vec(&failure).unwrap_or_default());
+            let _parent_is_gone =
+                File::from(tell).write_all(&rmp_serde::to_vec(&failure).unwrap_or_default());
             exit_now(127);
         };
         drop(tell);
@@ -86,7 +91,8 @@ impl Program {
         if bytes.is_empty() {
             return Ok(pid);
         }
-        Err(rmp_serde::from_slice(&bytes).unwrap_or_else(|_| Failure::plan("the process did not start".to_owned())))
+        Err(rmp_serde::from_slice(&bytes)
+            .unwrap_or_else(|_| Failure::plan("the process did not start".to_owned())))
     }
 
     fn become_it(&self, entrance: &Entrance) -> Result<std::convert::Infallible, Failure> {
@@ -109,7 +115,11 @@ impl Program {
             set_pdeathsig(Signal::SIGKILL).doing("tie the process to init")?;
         }
         chdir(&self.workdir).map_err(|err| {
-            Failure::plan(format!("cannot enter the directory `{}`: {}", self.workdir.display(), err.desc()))
+            Failure::plan(format!(
+                "cannot enter the directory `{}`: {}",
+                self.workdir.display(),
+                err.desc()
+            ))
         })?;
         set_no_new_privs().doing("forbid new privileges")?;
         default_signals().doing("reset signals")?;
@@ -142,7 +152,9 @@ fn find(word: &str, workdir: &Path, search: &str, bundle: bool) -> Result<PathBu
         candidates.push(workdir.join(word));
     }
     if !word.contains('/') {
-        candidates.extend(search.split(':').filter(|dir| !dir.is_empty()).map(|dir| Path::new(dir).join(word)));
+        candidates.extend(
+            search.split(':').filter(|dir| !dir.is_empty()).map(|dir| Path::new(dir).join(word)),
+        );
     }
     let runs = |path: &&PathBuf| {
         path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
@@ -151,7 +163,10 @@ fn find(word: &str, workdir: &Path, search: &str, bundle: bool) -> Result<PathBu
         return Ok(path.clone());
     }
     let tried: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
-    Err(Failure::plan(format!("no executable `{word}` in the instance (looked at {})", tried.join(", "))))
+    Err(Failure::plan(format!(
+        "no executable `{word}` in the instance (looked at {})",
+        tried.join(", ")
+    )))
 }
 
 /// Reads `USER[:GROUP]` of an image, numbers or names of its own `/etc`.
@@ -159,15 +174,20 @@ fn find_user(user: &str) -> Result<Option<(Uid, Gid)>, Failure> {
     if matches!(user, "" | "0" | "root" | "0:0" | "root:root") {
         return Ok(None);
     }
-    let (user, group) = user.split_once(':').map_or((user, None), |(user, group)| (user, Some(group)));
+    let (user, group) =
+        user.split_once(':').map_or((user, None), |(user, group)| (user, Some(group)));
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
-        fields.len() > 3 && (fields[0] == user || fields[2] == user)
-    });
-    let unknown = |what: &str| Failure::plan(format!("the image's user `{what}` does not exist in it"));
+    let entry = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.len() > 3 && (fields[0] == user || fields[2] == user));
+    let unknown =
+        |what: &str| Failure::plan(format!("the image's user `{what}` does not exist in it"));
     let uid = entry.as_ref().map_or(user, |fields| fields[2]).parse().map_err(|_| unknown(user))?;
     let gid = match group {
-        None => entry.as_ref().map_or("0", |fields| fields[3]).parse().map_err(|_| unknown(user))?,
+        None => {
+            entry.as_ref().map_or("0", |fields| fields[3]).parse().map_err(|_| unknown(user))?
+        }
         Some(group) => find_group(group).ok_or_else(|| unknown(group))?,
     };
     Ok(Some((Uid::from_raw(uid), Gid::from_raw(gid))))
@@ -197,7 +217,9 @@ fn rlimits(ulimits: &[String]) -> Result<Rlimits, Failure> {
         }
         let (_, highest) = getrlimit(resource).doing("read a limit")?;
         if hard > highest && setrlimit(resource, highest, hard).is_err() {
-            notes.push(format!("`{ulimit}` is lowered to {highest}, the most this host allows here"));
+            notes.push(format!(
+                "`{ulimit}` is lowered to {highest}, the most this host allows here"
+            ));
             limits.push((resource, soft.min(highest), highest));
             continue;
         }

@@ -23,8 +23,20 @@ const PROGRAMS: [&str; 10] =
     ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt", "nix", "gnu"];
 /// Files of `/etc` programs look for. None is a secret.
 const ETC_FILES: [&str; 14] = [
-    "passwd", "group", "nsswitch.conf", "ld.so.cache", "ld.so.conf", "host.conf", "gai.conf",
-    "protocols", "services", "localtime", "timezone", "mime.types", "os-release", "shells",
+    "passwd",
+    "group",
+    "nsswitch.conf",
+    "ld.so.cache",
+    "ld.so.conf",
+    "host.conf",
+    "gai.conf",
+    "protocols",
+    "services",
+    "localtime",
+    "timezone",
+    "mime.types",
+    "os-release",
+    "shells",
 ];
 /// Directories of `/etc` programs look for.
 const ETC_DIRECTORIES: [&str; 6] =
@@ -34,7 +46,12 @@ const DIRECTORIES: [&str; 11] =
     ["dev", "etc", "home", "outputs", "plan", "proc", "root", "run", "temp", "tmp", "var"];
 /// Device, major and minor number.
 const DEVICES: [(&str, u64, u64); 6] = [
-    ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
 ];
 /// An instance's own `/tmp`.
 const TMP_OPTIONS: &str = "size=64m,mode=1777";
@@ -55,7 +72,8 @@ impl Template {
     /// Builds the template. The calling process must have a mount namespace of its own.
     pub(super) fn build(state_dir: &Path) -> Result<Self, Failure> {
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).doing("make mounts private")?;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+            .doing("make mounts private")?;
         let template = Self { root: state_dir.join("root"), scratch: state_dir.join("scratch") };
         let root = &template.root;
         for dir in [root, &template.scratch] {
@@ -92,8 +110,10 @@ impl Template {
         bind(&spec.outputs, &root.join("outputs"), NO_DEVICES)?;
         bind(&spec.temp, &root.join("temp"), NO_DEVICES)?;
         // Read-only, so that no instance changes the kernel's settings, which belong to all.
-        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("proc"), &root.join("proc"), Some("proc"), flags, None::<&str>).doing("mount `/proc`")?;
+        let flags =
+            MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("proc"), &root.join("proc"), Some("proc"), flags, None::<&str>)
+            .doing("mount `/proc`")?;
         chdir(&root).doing("enter the root")?;
         pivot_root(".", ".").doing("change the root")?;
         umount2(".", MntFlags::MNT_DETACH).doing("leave the host's root")?;
@@ -119,8 +139,14 @@ impl Template {
             bind(image, &merged, READ_ONLY | NO_DEVICES)?;
         }
         let recursive = MsFlags::MS_BIND | MsFlags::MS_REC;
-        mount(Some(&self.root.join("dev")), &merged.join("dev"), None::<&str>, recursive, None::<&str>)
-            .doing("mount `/dev`")?;
+        mount(
+            Some(&self.root.join("dev")),
+            &merged.join("dev"),
+            None::<&str>,
+            recursive,
+            None::<&str>,
+        )
+        .doing("mount `/dev`")?;
         Ok(merged)
     }
 }
@@ -138,7 +164,8 @@ pub(super) fn prepare_image(root: &Path) -> io::Result<()> {
 }
 
 fn tmpfs(at: &Path, options: &str) -> Result<(), Failure> {
-    let flags = MsFlags::MS_NOSUID | if at.ends_with("root") { MsFlags::empty() } else { MsFlags::MS_NODEV };
+    let flags = MsFlags::MS_NOSUID
+        | if at.ends_with("root") { MsFlags::empty() } else { MsFlags::MS_NODEV };
     mount(Some("tmpfs"), at, Some("tmpfs"), flags, Some(options))
         .doing(format_args!("mount a tmpfs at `{}`", at.display()))
 }

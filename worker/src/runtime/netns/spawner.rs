@@ -140,7 +140,10 @@ fn try_network() -> Result<(), Failure> {
         WaitStatus::Exited(_, 0) => Ok(()),
         WaitStatus::Exited(_, code) => {
             let advice = "load the kernel module `tun` and let this user read and write /dev/net/tun, or run as root";
-            Err(Failure::plan(format!("no network interface can be made ({}); {advice}", Errno::from_raw(code).desc())))
+            Err(Failure::plan(format!(
+                "no network interface can be made ({}); {advice}",
+                Errno::from_raw(code).desc()
+            )))
         }
         other => Err(Failure::plan(format!("the trial of the network ended with {other:?}"))),
     }
@@ -157,8 +160,8 @@ impl Spawner {
     /// Makes instances until the worker is gone.
     fn serve(&mut self) -> Result<(), Failure> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let signals =
-            SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), flags).doing("listen for ended processes")?;
+        let signals = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), flags)
+            .doing("listen for ended processes")?;
         let mut buffer = vec![0; MAX_MESSAGE];
         loop {
             let mut ready = [
@@ -175,7 +178,8 @@ impl Spawner {
                 while self.reap(Some(WaitPidFlag::WNOHANG)) {}
             }
             if asked {
-                let request = receive(self.socket.as_fd(), &mut buffer).doing("hear from the worker")?;
+                let request =
+                    receive(self.socket.as_fd(), &mut buffer).doing("hear from the worker")?;
                 let Some((spec, channel)) = request else { return Ok(()) };
                 for channel in channel {
                     self.spawn(&spec, &channel);

@@ -74,8 +74,7 @@ pub(super) fn exit_now(code: i32) -> ! {
 /// Adds attributes (`MOUNT_ATTR_*`) to a mount, and to all below it.
 pub(super) fn restrict_mount(path: &Path, attributes: u64, recursive: bool) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_encoded_bytes())?;
-    let attr =
-        libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let attr = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: path and attributes outlive the call, and the size is theirs.
     let done = unsafe {
@@ -95,7 +94,8 @@ pub(super) fn restrict_mount(path: &Path, attributes: u64, recursive: bool) -> i
 pub(super) fn drop_capabilities() -> io::Result<()> {
     for capability in (0..=LAST_CAPABILITY).filter(|c| !KEPT_CAPABILITIES.contains(c)) {
         // SAFETY: takes its arguments by value.
-        let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+        let done =
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
         if done < 0 {
             let err = io::Error::last_os_error();
             if err.raw_os_error() == Some(libc::EINVAL) {
