@@ -16,18 +16,18 @@ use groundswell_common::messages::{ImageKind, ImageRef, Resources};
 use groundswell_worker::network::wire::WireSpec;
 use groundswell_worker::runtime::netns::{NetnsConfig, NetnsRuntime};
 use groundswell_worker::runtime::{Created, InstanceLabels, InstanceSpec, Runtime};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 const CRUN_CONTAINERS: u32 = 50;
 const DOCKER_CONTAINERS: u32 = 20;
-/// Descriptors of a thousand held instances, with room.
-const DESCRIPTORS: u64 = 65_536;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS)?;
+    // A thousand held instances take seven thousand descriptors.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let dir = tempfile::tempdir()?;
     let mut rates = Vec::new();
     let mut steps = BTreeMap::new();

@@ -17,9 +17,9 @@ use groundswell_worker::runtime::{InstanceLabels, InstanceSpec, Runtime};
 
 static RIGS: AtomicU32 = AtomicU32::new(0);
 
-pub struct Rig {
-    pub runtime: NetnsRuntime,
-    pub worker: WorkerId,
+pub(crate) struct Rig {
+    pub(crate) runtime: NetnsRuntime,
+    pub(crate) worker: WorkerId,
     dir: PathBuf,
     _owned: Option<tempfile::TempDir>,
     image: ImageRef,
@@ -27,7 +27,7 @@ pub struct Rig {
 }
 
 impl Rig {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("gs-netns-").tempdir().unwrap();
         let mut rig = Self::within(dir.path().to_owned()).await;
         rig._owned = Some(dir);
@@ -35,7 +35,7 @@ impl Rig {
     }
 
     /// In a directory of the caller's.
-    pub async fn within(dir: PathBuf) -> Self {
+    pub(crate) async fn within(dir: PathBuf) -> Self {
         let number = RIGS.fetch_add(1, Ordering::Relaxed);
         let worker = WorkerId::from_lossy(&format!("test-{}-{number}", std::process::id()));
         let runtime = NetnsRuntime::new(NetnsConfig {
@@ -51,7 +51,7 @@ impl Rig {
     }
 
     /// An instance that runs a bash script.
-    pub fn spec(&self, instance: u32, script: &str) -> InstanceSpec {
+    pub(crate) fn spec(&self, instance: u32, script: &str) -> InstanceSpec {
         let directory = |name: &str| {
             let path = self.dir.join(format!("{name}-{instance}"));
             std::fs::create_dir_all(&path).unwrap();
@@ -87,7 +87,7 @@ impl Rig {
     }
 
     /// Runs an instance to its end: how it ended, stdout, stderr.
-    pub async fn run(&self, spec: InstanceSpec) -> (Exit, String, String) {
+    pub(crate) async fn run(&self, spec: InstanceSpec) -> (Exit, String, String) {
         let created = self.runtime.create(spec).await.unwrap();
         created.instance.start().await.unwrap();
         let exit = created.instance.wait().await;
@@ -97,7 +97,7 @@ impl Rig {
     }
 
     /// Waits for a line.
-    pub async fn expect_line(&self, from: &mut OwnedFd, line: &str) {
+    pub(crate) async fn expect_line(&self, from: &mut OwnedFd, line: &str) {
         let mut file = std::fs::File::from(from.try_clone().unwrap());
         let mut text = String::new();
         wait_until(Duration::from_secs(20), || {
@@ -111,18 +111,18 @@ impl Rig {
     }
 
     /// Text in the command line of the spawner and of every init process.
-    pub fn mark(&self) -> String {
+    pub(crate) fn mark(&self) -> String {
         self.dir.display().to_string()
     }
 
-    pub fn cgroup_leaves(&self) -> Vec<String> {
+    pub(crate) fn cgroup_leaves(&self) -> Vec<String> {
         let mut found = cgroups_of(&self.worker);
         found.retain(|path| !path.ends_with(self.worker.as_str()));
         found
     }
 
     /// Ends the runtime. Returns what is left on the host.
-    pub fn close(self) -> Vec<String> {
+    pub(crate) fn close(self) -> Vec<String> {
         drop(self.runtime);
         leftovers(&self.dir, &self.worker)
     }
@@ -157,7 +157,7 @@ fn bundle(dir: &Path) -> ImageRef {
 }
 
 /// Everything a pipe still holds.
-pub async fn output(pipe: OwnedFd) -> String {
+pub(crate) async fn output(pipe: OwnedFd) -> String {
     let mut receiver = tokio::net::unix::pipe::Receiver::from_owned_fd(pipe).unwrap();
     let mut text = String::new();
     tokio::io::AsyncReadExt::read_to_string(&mut receiver, &mut text).await.unwrap();
@@ -165,7 +165,7 @@ pub async fn output(pipe: OwnedFd) -> String {
 }
 
 /// Waits for something to be so.
-pub async fn wait_until(limit: Duration, mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn wait_until(limit: Duration, mut is_so: impl FnMut() -> bool) {
     let waited = tokio::time::timeout(limit, async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -175,7 +175,7 @@ pub async fn wait_until(limit: Duration, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Processes with a text in their command line, but this one.
-pub fn processes_with(text: &str) -> Vec<u32> {
+pub(crate) fn processes_with(text: &str) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {
@@ -200,7 +200,7 @@ fn cgroups_of(worker: &WorkerId) -> Vec<String> {
 }
 
 /// What is left of a runtime: processes, mounts, cgroups.
-pub fn leftovers(dir: &Path, worker: &WorkerId) -> Vec<String> {
+pub(crate) fn leftovers(dir: &Path, worker: &WorkerId) -> Vec<String> {
     let text = dir.display().to_string();
     let mut found: Vec<String> =
         processes_with(&text).into_iter().map(|pid| format!("process {pid}")).collect();

@@ -100,14 +100,12 @@ impl Images {
             ImageKind::Bundle => unpack_bundle(blob, &unfinished.path().join("root")),
             ImageKind::Docker => unpack_docker(blob, unfinished.path()),
         };
-        unpacked.map_err(|err| match err.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::PermissionDenied => {
-                host("unpack the image", err)
+        unpacked.map_err(|err| {
+            use io::ErrorKind::{PermissionDenied, StorageFull};
+            if matches!(err.kind(), StorageFull | PermissionDenied) {
+                return host("unpack the image", err);
             }
-            _ => RuntimeError::Plan(format!(
-                "the image `{}` cannot be unpacked: {err}",
-                image.digest
-            )),
+            RuntimeError::Plan(format!("the image `{}` cannot be unpacked: {err}", image.digest))
         })?;
         open_to_all(unfinished.path()).map_err(|err| host("open the image to its users", err))?;
         match fs::rename(unfinished.path(), &home) {
@@ -215,15 +213,15 @@ fn apply_entry(entry: &mut tar::Entry<'_, impl Read>, root: &Path) -> io::Result
     {
         remove_any(&target)?;
     }
-    match kind {
-        EntryType::Link => {
-            let link = entry.link_name()?.unwrap_or_default().into_owned();
-            fs::hard_link(within(root, &link)?, target)
-        }
-        // Devices are not for instances, which have a `/dev` of their own.
-        EntryType::Char | EntryType::Block => Ok(()),
-        _ => entry.unpack(&target).map(drop),
+    if kind == EntryType::Link {
+        let link = entry.link_name()?.unwrap_or_default().into_owned();
+        return fs::hard_link(within(root, &link)?, target);
     }
+    if matches!(kind, EntryType::Char | EntryType::Block) {
+        // Devices are not for instances, which have a `/dev` of their own.
+        return Ok(());
+    }
+    entry.unpack(&target).map(drop)
 }
 
 /// Resolves a path in a root as a process whose root it is would, except that the last part may be a link.

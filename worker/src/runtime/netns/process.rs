@@ -132,12 +132,13 @@ impl Program {
 }
 
 fn reason(err: Errno) -> &'static str {
-    match err {
-        Errno::ENOENT => "it, or the interpreter it names, does not exist in the instance",
-        Errno::ENOEXEC => "it is neither a program for this machine nor a script with a `#!` line",
-        Errno::E2BIG => "its arguments and environment are larger than the kernel takes",
-        other => other.desc(),
+    if err == Errno::ENOENT {
+        return "it, or the interpreter it names, does not exist in the instance";
     }
+    if err == Errno::ENOEXEC {
+        return "it is neither a program for this machine nor a script with a `#!` line";
+    }
+    err.desc()
 }
 
 fn text(text: &str) -> Result<CString, Failure> {

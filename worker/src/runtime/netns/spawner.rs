@@ -136,17 +136,16 @@ fn try_network() -> Result<(), Failure> {
         let tried = wire(&WireSpec { address, prefix: 16, mtu: 1500 });
         exit_now(tried.err().map_or(0, |err| err.raw_os_error().unwrap_or(libc::EIO)));
     };
-    match waitpid(child, None).doing("wait for a process")? {
-        WaitStatus::Exited(_, 0) => Ok(()),
-        WaitStatus::Exited(_, code) => {
-            let advice = "load the kernel module `tun` and let this user read and write /dev/net/tun, or run as root";
-            Err(Failure::plan(format!(
-                "no network interface can be made ({}); {advice}",
-                Errno::from_raw(code).desc()
-            )))
-        }
-        other => Err(Failure::plan(format!("the trial of the network ended with {other:?}"))),
+    let ended = waitpid(child, None).doing("wait for a process")?;
+    let WaitStatus::Exited(_, code) = ended else {
+        return Err(Failure::plan(format!("the trial of the network ended with {ended:?}")));
+    };
+    if code == 0 {
+        return Ok(());
     }
+    let reason = Errno::from_raw(code).desc();
+    let advice = "load the kernel module `tun` and let this user read and write /dev/net/tun, or run as root";
+    Err(Failure::plan(format!("no network interface can be made ({reason}); {advice}")))
 }
 
 struct Spawner {

@@ -57,6 +57,10 @@ pub(super) fn fork(namespaces: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Resul
     }
 }
 
+/// The kernel's signals, and the size of a set of them in bytes.
+const LAST_SIGNAL: i32 = 64;
+const SIGNAL_SET: usize = 8;
+
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Has the async runtime watch a descriptor, which must be non-blocking.
@@ -133,9 +137,22 @@ pub(super) fn close_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Gives every signal its default action again, and unblocks all: what a program expects when it begins.
 pub(super) fn default_signals() -> io::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: installs no handler. The kernel and the C library refuse a few, which are at their default.
-        let _refused = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// Handler, flags, restorer and mask of the kernel's own structure: no flags, `SIG_DFL`.
+    const DEFAULT_ACTION: [u64; 4] = [0; 4];
+    for signal in 1..=LAST_SIGNAL {
+        // The C library keeps two signals to itself, and refuses to reset them; so it is not asked.
+        // SAFETY: the action outlives the call and installs no handler. The kernel refuses SIGKILL and
+        // SIGSTOP, which always are at their default.
+        let _refused = unsafe {
+            let action = DEFAULT_ACTION.as_ptr();
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                action,
+                std::ptr::null::<u64>(),
+                SIGNAL_SET,
+            )
+        };
     }
     Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?)
 }
