@@ -14,3 +14,5 @@ pub mod influx;
 pub mod network;
 pub mod runtime;
 pub mod sync;
+
+pub use runtime::netns::spawner_main_if_asked;

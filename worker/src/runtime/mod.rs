@@ -15,7 +15,9 @@ use groundswell_common::outcome::Exit;
 
 use crate::network::wire::{WireSpec, Wired};
 
+pub mod cgroup;
 pub mod docker;
+pub mod netns;
 
 /// What a runtime could not do.
 #[derive(Debug, thiserror::Error)]
