@@ -15,6 +15,8 @@ use groundswell_common::outcome::Exit;
 
 use crate::network::wire::{WireSpec, Wired};
 
+pub mod fake;
+
 /// What a runtime could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
