@@ -8,16 +8,20 @@ use bytes::Bytes;
 use groundswell_common::chain::Chain;
 use groundswell_common::outputs::{INDEX_VERSION, Index, index_key, prefix};
 use groundswell_common::timing::COLLECT_TIMEOUT;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::{Context, Note};
 use crate::outputs::{Packed, Source, pack};
 
+/// How long the servers of the instances may take to end.
+const SERVERS_END: Duration = Duration::from_secs(5);
+
 /// Stores everything and returns the index's key, or why it cannot be stored.
 pub(crate) async fn collect(context: Arc<Context>) -> Result<String, String> {
     let assignment = &context.assignment;
     let prefix = prefix(&assignment.run, assignment.attempt, &context.host.worker);
+    end_servers(&context).await;
     let packed = pack_all(&context, prefix.clone()).await?;
     for text in &packed.skipped {
         context.tell(Note::Warning(format!("left out of the outputs: {text}"))).await;
@@ -42,6 +46,16 @@ pub(crate) async fn collect(context: Arc<Context>) -> Result<String, String> {
     let content = serde_json::to_vec(&index).expect("an index is plain data");
     store(&context, &key, Content::Bytes(content.into()), until).await?;
     Ok(key)
+}
+
+/// No instance is left; what serves them writes down the rest of what they sent.
+async fn end_servers(context: &Context) {
+    context.end.cancel();
+    context.servers.close();
+    if timeout(SERVERS_END, context.servers.wait()).await.is_err() {
+        let text = "metrics were still being written when outputs were packed".to_owned();
+        context.tell(Note::Warning(text)).await;
+    }
 }
 
 async fn pack_all(context: &Arc<Context>, prefix: String) -> Result<Packed, String> {

@@ -149,7 +149,9 @@ pub(crate) struct Context {
     pub(crate) notes: mpsc::Sender<Note>,
     /// The instances' tasks.
     pub(crate) members: TaskTracker,
-    /// Ends what serves the share's instances.
+    /// What serves the share's instances beside the sync, until `end`.
+    pub(crate) servers: TaskTracker,
+    /// Ends the servers.
     pub(crate) end: CancellationToken,
 }
 
@@ -306,6 +308,7 @@ impl Supervisor {
                 live,
                 notes: notes_in,
                 members: TaskTracker::new(),
+                servers: TaskTracker::new(),
                 end: CancellationToken::new(),
             }),
             directive,

@@ -242,7 +242,7 @@ async fn connect(
     sync.serve(place.id, assignment.hostname(place.id), created.wired.sync).await;
     let source = MetricsSource { labels, file: directory.join("metrics.lp") };
     let host = &context.host;
-    host.parts.metrics.serve(created.wired.influx, source, context.end.clone(), &host.tasks);
+    host.parts.metrics.serve(created.wired.influx, source, context.end.clone(), &context.servers);
     let last = LastLines::default();
     let mut pumps = JoinSet::new();
     for (pipe, stderr) in [(created.stdout, false), (created.stderr, true)] {
