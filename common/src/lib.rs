@@ -19,4 +19,5 @@ pub mod bus;
 pub mod chain;
 pub mod nats_server;
 pub mod objects;
+pub mod sync;
 pub mod telemetry;
