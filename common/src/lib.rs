@@ -20,4 +20,5 @@ pub mod chain;
 pub mod nats_server;
 pub mod objects;
 pub mod outputs;
+pub mod sync;
 pub mod telemetry;
