@@ -1,9 +1,25 @@
 //! Puts the data interface and the listening sockets into a network namespace.
+//!
+//! Everything is done by ioctl in the calling thread's namespace: no command is run and nothing waits for
+//! the kernel's RCU. The data interface is a TUN device that is made persistent at once, because closing
+//! the descriptor of one that is not takes the kernel 31 ms; it goes with its namespace.
 
-use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
+use std::ffi::c_ulong;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
+use nix::libc;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket,
+    sockopt,
+};
 use serde::{Deserialize, Serialize};
+
+use crate::runtime::LinkState;
 
 /// The name of the data interface; `example-rust` looks for it.
 pub const DATA_INTERFACE: &str = "eth1";
@@ -34,4 +50,140 @@ pub struct Wired {
     pub influx: OwnedFd,
     /// A datagram socket of the namespace, for setting addresses later.
     pub control: OwnedFd,
+}
+
+/// Wires the calling thread's network namespace.
+///
+/// # Errors
+///
+/// When the kernel refuses: no right to administer the namespace, no `/dev/net/tun`, a second call.
+pub fn wire(spec: &WireSpec) -> io::Result<Wired> {
+    let control = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    // The data network carries IPv4. Without this every device would send router solicitations into it.
+    // A kernel without IPv6 does not have the file, which is as good.
+    let _absent = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+    set_flags(control.as_fd(), "lo", true)?;
+    let device = open_device()?;
+    let mut request = request_for(DATA_INTERFACE);
+    request.ifr_ifru.ifru_mtu = i32::from(spec.mtu);
+    interface_ioctl(control.as_fd(), libc::SIOCSIFMTU, &mut request)?;
+    let link = LinkState { up: true, address: spec.address, prefix: spec.prefix };
+    set_link(control.as_fd(), link)?;
+    Ok(Wired {
+        device: device.into(),
+        sync: listener(SYNC_PORT)?,
+        influx: listener(INFLUX_PORT)?,
+        control,
+    })
+}
+
+/// Wires another network namespace, on a thread that ends in it, so that no other code ever runs there.
+///
+/// # Errors
+///
+/// As [`wire`], and when the namespace cannot be entered.
+pub fn wire_in(netns: BorrowedFd<'_>, spec: &WireSpec) -> io::Result<Wired> {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            setns(netns, CloneFlags::CLONE_NEWNET)?;
+            wire(spec)
+        });
+        inside.join().unwrap_or_else(|_| Err(io::Error::other("the wiring thread panicked")))
+    })
+}
+
+/// Sets address and state of the data interface through [`Wired::control`].
+///
+/// # Errors
+///
+/// When the kernel refuses: the address is not one a host can have, or the caller may not administer the
+/// namespace.
+pub fn set_link(control: BorrowedFd<'_>, link: LinkState) -> io::Result<()> {
+    if !link.up {
+        return set_flags(control, DATA_INTERFACE, false);
+    }
+    let mask = u32::MAX.checked_shl(32 - u32::from(link.prefix.min(32))).unwrap_or(0);
+    set_address(control, libc::SIOCSIFADDR, link.address)?;
+    set_address(control, libc::SIOCSIFNETMASK, Ipv4Addr::from(mask))?;
+    set_flags(control, DATA_INTERFACE, true)
+}
+
+fn open_device() -> io::Result<File> {
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open("/dev/net/tun")?;
+    let mut request = request_for(DATA_INTERFACE);
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI;
+    request.ifr_ifru.ifru_flags = i16::try_from(flags).expect("TUN flags fit the kernel's field");
+    interface_ioctl(device.as_fd(), libc::TUNSETIFF, &mut request)?;
+    persist(device.as_fd())?;
+    Ok(device)
+}
+
+#[expect(unsafe_code, reason = "no safe wrapper of this ioctl")]
+fn persist(device: BorrowedFd<'_>) -> io::Result<()> {
+    let on: c_ulong = 1;
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    let done = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST, on) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn listener(port: u16) -> io::Result<OwnedFd> {
+    let listener = socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    setsockopt(&listener, sockopt::ReuseAddr, &true)?;
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    bind(listener.as_raw_fd(), &SockaddrIn::from(address))?;
+    listen(&listener, Backlog::MAXCONN)?;
+    Ok(listener)
+}
+
+fn request_for(interface: &str) -> libc::ifreq {
+    let mut name = [0; libc::IFNAMSIZ];
+    for (to, from) in name.iter_mut().zip(interface.bytes()) {
+        *to = from.cast_signed();
+    }
+    let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_newname: [0; libc::IFNAMSIZ] };
+    libc::ifreq { ifr_name: name, ifr_ifru }
+}
+
+fn set_address(control: BorrowedFd<'_>, code: libc::Ioctl, address: Ipv4Addr) -> io::Result<()> {
+    let mut request = request_for(DATA_INTERFACE);
+    let mut data = [0; 14];
+    for (to, from) in data[2..6].iter_mut().zip(address.octets()) {
+        *to = from.cast_signed();
+    }
+    let family = libc::sa_family_t::try_from(libc::AF_INET).expect("AF_INET is 2");
+    request.ifr_ifru.ifru_addr = libc::sockaddr { sa_family: family, sa_data: data };
+    interface_ioctl(control, code, &mut request)
+}
+
+fn set_flags(control: BorrowedFd<'_>, interface: &str, up: bool) -> io::Result<()> {
+    let mut request = request_for(interface);
+    let flags = if up { libc::IFF_UP | libc::IFF_RUNNING } else { 0 };
+    request.ifr_ifru.ifru_flags =
+        i16::try_from(flags).expect("interface flags fit the kernel's field");
+    interface_ioctl(control, libc::SIOCSIFFLAGS, &mut request)
+}
+
+#[expect(unsafe_code, reason = "no safe wrapper of these ioctls")]
+fn interface_ioctl(
+    on: BorrowedFd<'_>,
+    code: libc::Ioctl,
+    request: &mut libc::ifreq,
+) -> io::Result<()> {
+    // SAFETY: every code passed here takes a pointer to an `ifreq`, which outlives the call.
+    let done = unsafe { libc::ioctl(on.as_raw_fd(), code, std::ptr::from_mut(request)) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

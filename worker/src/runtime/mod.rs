@@ -16,6 +16,8 @@ use groundswell_common::outcome::Exit;
 use crate::network::wire::{WireSpec, Wired};
 
 pub mod fake;
+pub mod cgroup;
+pub mod netns;
 
 /// What a runtime could not do.
 #[derive(Debug, thiserror::Error)]

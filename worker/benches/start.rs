@@ -1,0 +1,197 @@
+//! How many instances a second can be made ready: namespaces, data interface with its address, listeners,
+//! cgroup, root file system, first process held. Beside `crun run` and `docker run` in the same minute.
+//!
+//! Run as root: `cargo bench --bench start`.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
+use groundswell_common::messages::{ImageKind, ImageRef, Resources};
+use groundswell_worker::network::wire::WireSpec;
+use groundswell_worker::runtime::netns::{NetnsConfig, NetnsRuntime};
+use groundswell_worker::runtime::{Created, InstanceLabels, InstanceSpec, Runtime};
+use nix::sys::resource::{Resource, setrlimit};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+const CRUN_CONTAINERS: u32 = 50;
+const DOCKER_CONTAINERS: u32 = 20;
+/// Descriptors of a thousand held instances, with room.
+const DESCRIPTORS: u64 = 65_536;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS)?;
+    let dir = tempfile::tempdir()?;
+    let mut rates = Vec::new();
+    let mut steps = BTreeMap::new();
+    for count in [100, 1_000] {
+        let (rate, times) = netns(&dir.path().join(count.to_string()), count).await?;
+        rates.push((format!("netns, {count} instances"), rate));
+        steps = times;
+    }
+    rates.extend(
+        crun(&dir.path().join("crun"))?
+            .map(|rate| ("`crun run`, one after another".to_owned(), rate)),
+    );
+    rates.extend(docker()?.map(|rate| ("`docker run`, one after another".to_owned(), rate)));
+    print(&rates, &steps);
+    Ok(())
+}
+
+fn print(rates: &[(String, f64)], steps: &BTreeMap<String, (u64, u64)>) {
+    let best = rates.iter().filter(|(name, _)| name.starts_with("netns")).map(|(_, rate)| *rate);
+    let netns = best.last().unwrap_or_default();
+    println!(
+        "\n| way | instances/s | ms each | netns at 1,000 is faster by |\n|---|---:|---:|---:|"
+    );
+    for (name, rate) in rates {
+        println!("| {name} | {rate:.1} | {:.2} | {:.1} |", 1_000.0 / rate, netns / rate);
+    }
+    println!("\n| step of an instance, at 1,000 | µs |\n|---|---:|");
+    for (step, (count, total)) in steps {
+        println!("| {step} | {} |", total / (*count).max(1));
+    }
+}
+
+/// Makes `count` instances as fast as the runtime takes them, starts them, and removes them.
+async fn netns(dir: &Path, count: u32) -> anyhow::Result<(f64, BTreeMap<String, (u64, u64)>)> {
+    std::fs::create_dir_all(dir)?;
+    let runtime = NetnsRuntime::new(NetnsConfig {
+        worker: WorkerId::from_lossy(&format!("bench-{}", std::process::id())),
+        state_dir: dir.join("state"),
+        spawner: PathBuf::from(env!("CARGO_BIN_EXE_worker")),
+    });
+    let runtime = std::sync::Arc::new(runtime.await?);
+    let image = bundle(&dir.join("bundle"))?;
+    runtime.fetch(&image, &dir.join("bundle")).await?;
+    let specs =
+        (0..count).map(|number| spec(&image, dir, number)).collect::<Result<Vec<_>, _>>()?;
+
+    let began = Instant::now();
+    let mut making = JoinSet::new();
+    for spec in specs {
+        let runtime = std::sync::Arc::clone(&runtime);
+        making.spawn(async move { runtime.create(spec).await });
+    }
+    let made: Vec<Created> = making.join_all().await.into_iter().collect::<Result<_, _>>()?;
+    let rate = per_second(count, began.elapsed());
+
+    let began = Instant::now();
+    for created in &made {
+        created.instance.start().await?;
+    }
+    let started = began.elapsed();
+    let began = Instant::now();
+    for created in &made {
+        created.instance.kill().await;
+    }
+    for created in &made {
+        created.instance.remove().await?;
+    }
+    let ended = began.elapsed();
+    drop(made);
+    println!(
+        "netns {count}: {rate:.0}/s ready; started in {started:.0?}; ended and removed in {ended:.0?}"
+    );
+    Ok((rate, runtime.step_times()))
+}
+
+fn spec(image: &ImageRef, dir: &Path, number: u32) -> anyhow::Result<InstanceSpec> {
+    let [outputs, temp] = ["outputs", "temp"].map(|name| dir.join(format!("{name}-{number}")));
+    std::fs::create_dir_all(&outputs)?;
+    std::fs::create_dir_all(&temp)?;
+    Ok(InstanceSpec {
+        labels: InstanceLabels {
+            run: RunId::new(1_700_000_000),
+            attempt: Attempt::FIRST,
+            instance: InstanceId(number),
+            worker: WorkerId::from_lossy("bench"),
+            epoch: Epoch(1),
+            plan: "bench".to_owned(),
+            case: "start".to_owned(),
+            group: "all".to_owned(),
+            in_group: number,
+        },
+        image: image.clone(),
+        env: (0..20).map(|n| (format!("TEST_VARIABLE_{n}"), "some value".to_owned())).collect(),
+        hostname: format!("instance-{number}"),
+        outputs,
+        temp,
+        hosts: BTreeMap::from([("testground-sync-service".to_owned(), Ipv4Addr::LOCALHOST)]),
+        resources: Resources { pids: Some(100), memory_bytes: Some(64 << 20), cpu_cores: None },
+        ulimits: Vec::new(),
+        wire: WireSpec { address: Ipv4Addr::from(0x1000_0002 + number), prefix: 16, mtu: 1500 },
+        keep: false,
+    })
+}
+
+fn bundle(path: &Path) -> anyhow::Result<ImageRef> {
+    let archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1)?);
+    std::fs::write(path, archive.into_inner()?.finish()?)?;
+    Ok(ImageRef {
+        kind: ImageKind::Bundle,
+        digest: format!("sha256:{}", "b".repeat(64)),
+        size: 0,
+        command: ["sleep", "1000"].map(str::to_owned).to_vec(),
+        workdir: String::new(),
+        env: BTreeMap::new(),
+    })
+}
+
+/// A container of its own namespaces around busybox, fifty times. `None` where crun or busybox is missing.
+fn crun(dir: &Path) -> anyhow::Result<Option<f64>> {
+    let rootfs = dir.join("rootfs");
+    std::fs::create_dir_all(&rootfs)?;
+    if std::fs::copy("/bin/busybox", rootfs.join("sh")).is_err() {
+        return Ok(None);
+    }
+    if !succeeds(Command::new("crun").arg("spec").current_dir(dir)) {
+        return Ok(None);
+    }
+    let config = dir.join("config.json");
+    let mut spec: serde_json::Value = serde_json::from_slice(&std::fs::read(&config)?)?;
+    spec["process"]["terminal"] = false.into();
+    spec["process"]["args"] = serde_json::json!(["/sh", "-c", "exit 0"]);
+    std::fs::write(&config, spec.to_string())?;
+    let began = Instant::now();
+    for number in 0..CRUN_CONTAINERS {
+        let name = format!("groundswell-bench-{}-{number}", std::process::id());
+        if !succeeds(Command::new("crun").args(["run", &name]).current_dir(dir)) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(per_second(CRUN_CONTAINERS, began.elapsed())))
+}
+
+/// `None` where no Docker engine answers.
+fn docker() -> anyhow::Result<Option<f64>> {
+    let image = format!("groundswell-bench:{}", std::process::id());
+    let import = format!("tar -C /bin -c busybox | docker import - {image}");
+    if !succeeds(Command::new("docker").arg("info"))
+        || !succeeds(Command::new("sh").args(["-c", &import]))
+    {
+        return Ok(None);
+    }
+    let began = Instant::now();
+    let run = ["run", "--rm", "--network", "none", &image, "/busybox", "true"];
+    let ran = (0..DOCKER_CONTAINERS).all(|_| succeeds(Command::new("docker").args(run)));
+    let took = began.elapsed();
+    succeeds(Command::new("docker").args(["rmi", &image]));
+    Ok(ran.then(|| per_second(DOCKER_CONTAINERS, took)))
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.success())
+}
+
+fn per_second(count: u32, took: Duration) -> f64 {
+    f64::from(count) / took.as_secs_f64()
+}

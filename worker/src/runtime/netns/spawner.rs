@@ -1,0 +1,231 @@
+//! The process that makes instances: small and with one thread, so that copying it is cheap and safe.
+//!
+//! It is the worker's executable again, started with a first argument of its own. In: requests, each with
+//! the channel of the instance to be made. Out: one [`Hello`]. When its socket ends, because the worker has,
+//! even by `kill -9`, it ends all instances, removes their cgroups and ends itself.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use groundswell_common::ids::WorkerId;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, dup2_stdin, getegid, geteuid, setsid};
+
+use super::channel::{Doing, Failure, FromInit, Hello, InitSpec, MAX_MESSAGE, receive, send};
+use super::init::{Ground, live};
+use super::root::Template;
+use super::sys::{exit_now, fork};
+use crate::network::wire::{WireSpec, wire};
+use crate::runtime::cgroup::Cgroups;
+
+/// The first argument that makes the executable a spawner.
+pub(super) const ARGUMENT: &str = "__groundswell-spawner";
+
+/// How long the spawner of the worker's earlier life may take to clean up, in steps of 10 ms.
+const LOCK_PATIENCE: u32 = 1_000;
+
+/// Is the spawner, when this process has been started as one. Must be the first thing in `main`: before
+/// there is a second thread.
+#[must_use]
+pub fn spawner_main_if_asked() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != ARGUMENT {
+        return None;
+    }
+    let (worker, state_dir) = (arguments.next(), arguments.next());
+    let done = run(worker.unwrap_or_default(), &PathBuf::from(state_dir.unwrap_or_default()));
+    Some(if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run(worker: OsString, state_dir: &Path) -> Result<(), Failure> {
+    let worker = WorkerId::from_lossy(&worker.to_string_lossy());
+    // A terminal's Ctrl-C is the worker's to handle.
+    let _is_leader = setsid();
+    let socket = io::stdin().as_fd().try_clone_to_owned().doing("take the socket")?;
+    dup2_stdin(File::open("/dev/null").doing("open `/dev/null`")?).doing("set stdin")?;
+    let set_up = lock(state_dir, &worker).and_then(|lock| Ok((lock, prepare(state_dir, &worker)?)));
+    let (_lock, (ground, missing)) = match set_up {
+        Ok(set_up) => set_up,
+        Err(failure) => {
+            let hello = Hello { missing: Vec::new(), unavailable: Some(failure.to_string()) };
+            return send(socket.as_fd(), &hello, &[]).doing("say hello");
+        }
+    };
+    send(socket.as_fd(), &Hello { missing, unavailable: None }, &[]).doing("say hello")?;
+    let mut spawner = Spawner { socket, ground, instances: BTreeMap::new() };
+    let done = spawner.serve();
+    spawner.finish();
+    done
+}
+
+/// Waits for the spawner of an earlier life of this worker to be gone. The lock goes with this process.
+fn lock(state_dir: &Path, worker: &WorkerId) -> Result<Flock<File>, Failure> {
+    let path = state_dir.join(format!("spawner-{worker}.lock"));
+    let mut file = File::create(&path).doing(format_args!("create `{}`", path.display()))?;
+    for _ in 0..LOCK_PATIENCE {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, _)) => file,
+        };
+        let _timed_out = poll(&mut [], 10_u8);
+    }
+    Err(Failure::plan(format!("another worker `{worker}` uses `{}`", state_dir.display())))
+}
+
+fn prepare(state_dir: &Path, worker: &WorkerId) -> Result<(Ground, Vec<String>), Failure> {
+    let rootless = !geteuid().is_root();
+    let mut cgroups = Cgroups::detect(worker);
+    let mut missing = cgroups.missing();
+    if let Err(err) = cgroups.prepare() {
+        missing = vec![format!("No limit on cpu, memory or processes is enforced: {err}.")];
+        cgroups = Cgroups::none(worker);
+    }
+    if rootless {
+        become_root_of_a_user_namespace()?;
+    }
+    SigSet::from(Signal::SIGCHLD).thread_block().doing("block a signal")?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|err| not_permitted(err, "mount namespaces"))?;
+    let template = Template::build(state_dir)?;
+    try_network()?;
+    Ok((Ground { template, cgroups, rootless }, missing))
+}
+
+/// Without root the kernel lets a user be root of a namespace, if the host's settings do.
+fn become_root_of_a_user_namespace() -> Result<(), Failure> {
+    let (uid, gid) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(|err| not_permitted(err, "user namespaces"))?;
+    fs::write("/proc/self/setgroups", "deny").doing("give up supplementary groups")?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1")).doing("map the group")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1")).doing("map the user")
+}
+
+fn not_permitted(err: Errno, what: &str) -> Failure {
+    let settings = [
+        ("user.max_user_namespaces", "0", "a number above 0"),
+        ("kernel.unprivileged_userns_clone", "0", "1"),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+    ];
+    let bad = settings.iter().find(|(name, bad, _)| {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        fs::read_to_string(path).is_ok_and(|value| value.trim() == *bad)
+    });
+    let advice = match bad {
+        Some((name, _, good)) => format!("set sysctl {name} to {good}, or run as root"),
+        None => "run as root, in a container with the capability SYS_ADMIN".to_owned(),
+    };
+    Failure::plan(format!("the kernel refuses {what} ({}); {advice}", err.desc()))
+}
+
+/// Wires a network namespace once, in a process that ends at once, so that what is missing shows here.
+fn try_network() -> Result<(), Failure> {
+    let Some(child) = fork(libc::CLONE_NEWNET, None).doing("make a network namespace")? else {
+        let address = std::net::Ipv4Addr::new(16, 0, 0, 2);
+        let tried = wire(&WireSpec { address, prefix: 16, mtu: 1500 });
+        exit_now(tried.err().map_or(0, |err| err.raw_os_error().unwrap_or(libc::EIO)));
+    };
+    match waitpid(child, None).doing("wait for a process")? {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        WaitStatus::Exited(_, code) => {
+            let advice = "load the kernel module `tun` and let this user read and write /dev/net/tun, or run as root";
+            Err(Failure::plan(format!(
+                "no network interface can be made ({}); {advice}",
+                Errno::from_raw(code).desc()
+            )))
+        }
+        other => Err(Failure::plan(format!("the trial of the network ended with {other:?}"))),
+    }
+}
+
+struct Spawner {
+    socket: OwnedFd,
+    ground: Ground,
+    /// Init process to name of its cgroup.
+    instances: BTreeMap<Pid, String>,
+}
+
+impl Spawner {
+    /// Makes instances until the worker is gone.
+    fn serve(&mut self) -> Result<(), Failure> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), flags)
+            .doing("listen for ended processes")?;
+        let mut buffer = vec![0; MAX_MESSAGE];
+        loop {
+            let mut ready = [
+                PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut ready, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                done => done.doing("wait for work")?,
+            };
+            let [ended, asked] = ready.map(|fd| fd.any().unwrap_or(false));
+            if ended {
+                while matches!(signals.read_signal(), Ok(Some(_))) {}
+                while self.reap(Some(WaitPidFlag::WNOHANG)) {}
+            }
+            if asked {
+                let request =
+                    receive(self.socket.as_fd(), &mut buffer).doing("hear from the worker")?;
+                let Some((spec, channel)) = request else { return Ok(()) };
+                for channel in channel {
+                    self.spawn(&spec, &channel);
+                }
+            }
+        }
+    }
+
+    fn spawn(&mut self, spec: &InitSpec, channel: &OwnedFd) {
+        match fork(libc::CLONE_NEWPID, None) {
+            Ok(None) => {
+                let lived = catch_unwind(AssertUnwindSafe(|| live(channel, spec, &self.ground)));
+                exit_now(if matches!(lived, Ok(Ok(()))) { 0 } else { 1 });
+            }
+            Ok(Some(pid)) => {
+                self.instances.insert(pid, spec.name.clone());
+            }
+            Err(err) => {
+                let failed = Err::<(), _>(err).doing("start a process in a pid namespace");
+                // The worker may be gone, which the socket tells.
+                let _gone = failed.map_err(|f| send(channel.as_fd(), &FromInit::Failed(f), &[]));
+            }
+        }
+    }
+
+    /// Takes leave of one instance that has ended. Returns whether there was one.
+    fn reap(&mut self, options: Option<WaitPidFlag>) -> bool {
+        let pid = match waitpid(None, options) {
+            Err(Errno::EINTR) => return true,
+            Ok(status) => status.pid(),
+            Err(_) => None,
+        };
+        let Some(pid) = pid else { return false };
+        if let Some(name) = self.instances.remove(&pid) {
+            // The worker removes it too, and whoever comes second finds it done; the one that fails here is
+            // found by the next life's reaping.
+            let _later = self.ground.cgroups.leaf(&name).remove();
+        }
+        true
+    }
+
+    fn finish(&mut self) {
+        for pid in self.instances.keys() {
+            let _gone = kill(*pid, Signal::SIGKILL);
+        }
+        while self.reap(None) {}
+        self.ground.cgroups.remove_parent();
+    }
+}

@@ -1,0 +1,211 @@
+//! A runtime with a bundle, for tests.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
+use groundswell_common::messages::{ImageKind, ImageRef, Resources};
+use groundswell_common::outcome::Exit;
+use groundswell_worker::network::wire::WireSpec;
+use groundswell_worker::runtime::netns::{NetnsConfig, NetnsRuntime};
+use groundswell_worker::runtime::{InstanceLabels, InstanceSpec, Runtime};
+
+static RIGS: AtomicU32 = AtomicU32::new(0);
+
+pub struct Rig {
+    pub runtime: NetnsRuntime,
+    pub worker: WorkerId,
+    dir: PathBuf,
+    _owned: Option<tempfile::TempDir>,
+    image: ImageRef,
+    run: RunId,
+}
+
+impl Rig {
+    pub async fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("gs-netns-").tempdir().unwrap();
+        let mut rig = Self::within(dir.path().to_owned()).await;
+        rig._owned = Some(dir);
+        rig
+    }
+
+    /// In a directory of the caller's.
+    pub async fn within(dir: PathBuf) -> Self {
+        let number = RIGS.fetch_add(1, Ordering::Relaxed);
+        let worker = WorkerId::from_lossy(&format!("test-{}-{number}", std::process::id()));
+        let runtime = NetnsRuntime::new(NetnsConfig {
+            worker: worker.clone(),
+            state_dir: dir.join("state"),
+            spawner: spawner(&dir),
+        });
+        let runtime = runtime.await.unwrap_or_else(|err| panic!("{err}"));
+        let image = bundle(&dir);
+        runtime.fetch(&image, &dir.join("bundle")).await.unwrap();
+        assert!(runtime.has(&image).await);
+        Self { runtime, worker, dir, _owned: None, image, run: RunId::new(1_700_000_000) }
+    }
+
+    /// An instance that runs a bash script.
+    pub fn spec(&self, instance: u32, script: &str) -> InstanceSpec {
+        let directory = |name: &str| {
+            let path = self.dir.join(format!("{name}-{instance}"));
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let last = u8::try_from(instance % 250).unwrap() + 2;
+        let third = u8::try_from(instance / 250).unwrap();
+        let mut image = self.image.clone();
+        image.command = ["bash", "-c", script].map(str::to_owned).to_vec();
+        InstanceSpec {
+            labels: InstanceLabels {
+                run: self.run.clone(),
+                attempt: Attempt::FIRST,
+                instance: InstanceId(instance),
+                worker: self.worker.clone(),
+                epoch: Epoch(1),
+                plan: "plan".to_owned(),
+                case: "case".to_owned(),
+                group: "group".to_owned(),
+                in_group: instance,
+            },
+            image,
+            env: BTreeMap::new(),
+            hostname: format!("instance-{instance}"),
+            outputs: directory("outputs"),
+            temp: directory("temp"),
+            hosts: BTreeMap::new(),
+            resources: Resources::default(),
+            ulimits: Vec::new(),
+            wire: WireSpec { address: Ipv4Addr::new(16, 0, third, last), prefix: 16, mtu: 1500 },
+            keep: false,
+        }
+    }
+
+    /// Runs an instance to its end: how it ended, stdout, stderr.
+    pub async fn run(&self, spec: InstanceSpec) -> (Exit, String, String) {
+        let created = self.runtime.create(spec).await.unwrap();
+        created.instance.start().await.unwrap();
+        let exit = created.instance.wait().await;
+        let texts = (output(created.stdout).await, output(created.stderr).await);
+        created.instance.remove().await.unwrap();
+        (exit, texts.0, texts.1)
+    }
+
+    /// Waits for a line.
+    pub async fn expect_line(&self, from: &mut OwnedFd, line: &str) {
+        let mut file = std::fs::File::from(from.try_clone().unwrap());
+        let mut text = String::new();
+        wait_until(Duration::from_secs(20), || {
+            let mut buffer = [0; 1024];
+            if let Ok(size) = file.read(&mut buffer) {
+                text.push_str(&String::from_utf8_lossy(&buffer[..size]));
+            }
+            text.lines().any(|other| other == line)
+        })
+        .await;
+    }
+
+    /// Text in the command line of the spawner and of every init process.
+    pub fn mark(&self) -> String {
+        self.dir.display().to_string()
+    }
+
+    pub fn cgroup_leaves(&self) -> Vec<String> {
+        let mut found = cgroups_of(&self.worker);
+        found.retain(|path| !path.ends_with(self.worker.as_str()));
+        found
+    }
+
+    /// Ends the runtime. Returns what is left on the host.
+    pub fn close(self) -> Vec<String> {
+        drop(self.runtime);
+        leftovers(&self.dir, &self.worker)
+    }
+}
+
+/// The worker's executable, or the copy of it that a user without root can reach.
+fn spawner(dir: &Path) -> PathBuf {
+    let copy = dir.join("worker");
+    if copy.exists() { copy } else { PathBuf::from(env!("CARGO_BIN_EXE_worker")) }
+}
+
+fn bundle(dir: &Path) -> ImageRef {
+    let mut archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
+    for (name, content) in
+        [("run.sh", "#!/bin/sh\necho ran\n"), ("broken", "#!/no/such/interpreter\n")]
+    {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o755);
+        archive.append_data(&mut header, name, content.as_bytes()).unwrap();
+    }
+    let bytes = archive.into_inner().unwrap().finish().unwrap();
+    std::fs::write(dir.join("bundle"), &bytes).unwrap();
+    ImageRef {
+        kind: ImageKind::Bundle,
+        digest: format!("sha256:{}", "a".repeat(64)),
+        size: bytes.len() as u64,
+        command: Vec::new(),
+        workdir: String::new(),
+        env: BTreeMap::new(),
+    }
+}
+
+/// Everything a pipe still holds.
+pub async fn output(pipe: OwnedFd) -> String {
+    let mut receiver = tokio::net::unix::pipe::Receiver::from_owned_fd(pipe).unwrap();
+    let mut text = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut receiver, &mut text).await.unwrap();
+    text
+}
+
+/// Waits for something to be so.
+pub async fn wait_until(limit: Duration, mut is_so: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(limit, async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.expect("it is so within the limit");
+}
+
+/// Processes with a text in their command line, but this one.
+pub fn processes_with(text: &str) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        *pid != std::process::id() && String::from_utf8_lossy(&command).contains(text)
+    })
+    .collect()
+}
+
+fn cgroups_of(worker: &WorkerId) -> Vec<String> {
+    let mut found = Vec::new();
+    for controller in ["cpu", "memory", "pids", "."] {
+        let parent =
+            Path::new("/sys/fs/cgroup").join(controller).join(format!("groundswell-{worker}"));
+        if parent.exists() {
+            found.push(parent.display().to_string());
+        }
+        let leaves = std::fs::read_dir(&parent).into_iter().flatten().flatten();
+        found.extend(leaves.filter(|e| e.path().is_dir()).map(|e| e.path().display().to_string()));
+    }
+    found
+}
+
+/// What is left of a runtime: processes, mounts, cgroups.
+pub fn leftovers(dir: &Path, worker: &WorkerId) -> Vec<String> {
+    let text = dir.display().to_string();
+    let mut found: Vec<String> =
+        processes_with(&text).into_iter().map(|pid| format!("process {pid}")).collect();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    found.extend(mounts.lines().filter(|line| line.contains(&text)).map(str::to_owned));
+    found.extend(cgroups_of(worker));
+    found
+}
