@@ -18,6 +18,7 @@ use crate::network::wire::{WireSpec, Wired};
 pub mod fake;
 pub mod cgroup;
 pub mod netns;
+pub mod docker;
 
 /// What a runtime could not do.
 #[derive(Debug, thiserror::Error)]
