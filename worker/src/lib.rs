@@ -12,11 +12,13 @@
 //! sync         the gateway instances talk to, and the log behind it
 //! runtime      makes instances: `docker`, `netns`
 //! network      carries packets between instances
+//! influx       takes the metrics that SDKs write
 //! ```
 
 pub mod agent;
 pub mod config;
 pub mod doctor;
+pub mod influx;
 pub mod network;
 pub mod parts;
 pub mod runtime;

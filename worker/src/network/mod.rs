@@ -2,6 +2,16 @@
 //!
 //! [`wire`] puts the data interface and the listening sockets into an instance's network namespace;
 //! a [`Network`] moves what the interface sends and receives.
+//!
+//! ```text
+//! shape      what happens to the k-th packet of a pair      pure
+//! rules      which shape and filter a destination has       pure
+//! addresses  who has which address                          pure
+//! packet     IPv4 headers, ICMP answers                     pure
+//! counters   what became of packets
+//! switch     the default network: its control side
+//! plane      its data plane, one thread each
+//! ```
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -11,6 +21,15 @@ use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::link::NetworkConfig;
 use ipnet::Ipv4Net;
 
+pub mod addresses;
+pub mod counters;
+mod device;
+pub mod packet;
+mod plane;
+mod queue;
+pub mod rules;
+pub mod shape;
+pub mod switch;
 pub mod wire;
 
 /// What a network can do. What it cannot is refused before the run starts, or when it is asked for.
@@ -82,12 +101,14 @@ pub trait Network: Send + Sync {
 
     /// Replaces an instance's shape, rules, filter and presence as a whole; its address too, when the
     /// configuration has one. The caller sets the address on the interface itself.
+    ///
+    /// Returns what of it does not act as its author may think, each a sentence for people.
     async fn configure(
         &self,
         run: &RunId,
         instance: InstanceId,
         config: &NetworkConfig,
-    ) -> Result<(), NetworkError>;
+    ) -> Result<Vec<String>, NetworkError>;
 
     /// The address an instance has at this moment.
     async fn address(&self, run: &RunId, instance: InstanceId) -> Option<Ipv4Addr>;

@@ -1,0 +1,132 @@
+//! Who has which address of a run's subnet. Pure.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use groundswell_common::ids::InstanceId;
+use ipnet::Ipv4Net;
+
+/// Why an instance does not get an address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressRefused {
+    /// It does not belong to the run.
+    #[error("address {address} is not in the run's subnet {subnet}")]
+    Outside {
+        /// The address.
+        address: Ipv4Addr,
+        /// The run's subnet.
+        subnet: Ipv4Net,
+    },
+    /// It is the network's, the gateway's or the broadcast address.
+    #[error(
+        "address {0} is not for instances: it is the first, the second or the last of the subnet"
+    )]
+    Reserved(Ipv4Addr),
+    /// Another instance has it.
+    #[error("address {address} is taken by instance {holder}")]
+    Taken {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who has it.
+        holder: InstanceId,
+    },
+}
+
+/// The addresses of one run. Any instance may take any free address of the subnet at any time.
+#[derive(Debug)]
+pub struct Addresses {
+    subnet: Ipv4Net,
+    holders: BTreeMap<Ipv4Addr, InstanceId>,
+    held: BTreeMap<InstanceId, Ipv4Addr>,
+}
+
+impl Addresses {
+    /// No address is taken yet.
+    #[must_use]
+    pub fn new(subnet: Ipv4Net) -> Self {
+        Self { subnet: subnet.trunc(), holders: BTreeMap::new(), held: BTreeMap::new() }
+    }
+
+    /// The address that answers pings and is no instance's: `.0.1` of a /16.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.subnet.network().to_bits().wrapping_add(1))
+    }
+
+    /// The subnet's broadcast address.
+    #[must_use]
+    pub fn broadcast(&self) -> Ipv4Addr {
+        self.subnet.broadcast()
+    }
+
+    /// The address `instance` has.
+    #[must_use]
+    pub fn of(&self, instance: InstanceId) -> Option<Ipv4Addr> {
+        self.held.get(&instance).copied()
+    }
+
+    /// Gives `address` to `instance`, which gives up the one it had.
+    ///
+    /// # Errors
+    /// When it is not to be had; the instance then keeps what it had.
+    pub fn claim(&mut self, instance: InstanceId, address: Ipv4Addr) -> Result<(), AddressRefused> {
+        if !self.subnet.contains(&address) {
+            return Err(AddressRefused::Outside { address, subnet: self.subnet });
+        }
+        let reserved = [self.subnet.network(), self.gateway(), self.broadcast()];
+        if reserved.contains(&address) {
+            return Err(AddressRefused::Reserved(address));
+        }
+        if let Some(holder) = self.holders.get(&address).copied().filter(|other| *other != instance)
+        {
+            return Err(AddressRefused::Taken { address, holder });
+        }
+        self.release(instance);
+        self.holders.insert(address, instance);
+        self.held.insert(instance, address);
+        Ok(())
+    }
+
+    /// Takes the address of `instance` away.
+    pub fn release(&mut self, instance: InstanceId) {
+        if let Some(address) = self.held.remove(&instance) {
+            self.holders.remove(&address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Ipv4Addr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn an_address_has_one_holder_and_is_free_again_when_it_moves() {
+        let mut addresses = Addresses::new("16.3.0.0/16".parse().expect("a subnet"));
+        let (one, two) = (InstanceId(1), InstanceId(2));
+        assert_eq!(addresses.claim(one, at("16.3.0.2")), Ok(()));
+        assert_eq!(
+            addresses.claim(two, at("16.3.0.2")),
+            Err(AddressRefused::Taken { address: at("16.3.0.2"), holder: one })
+        );
+        assert_eq!(addresses.claim(one, at("16.3.77.2")), Ok(()));
+        assert_eq!(addresses.claim(two, at("16.3.0.2")), Ok(()));
+        assert_eq!(addresses.of(one), Some(at("16.3.77.2")));
+    }
+
+    #[test]
+    fn what_is_not_for_instances_is_refused() {
+        let mut addresses = Addresses::new("16.3.0.0/16".parse().expect("a subnet"));
+        assert_eq!(addresses.gateway(), at("16.3.0.1"));
+        for reserved in ["16.3.0.0", "16.3.0.1", "16.3.255.255"] {
+            let refused = addresses.claim(InstanceId(0), at(reserved));
+            assert_eq!(refused, Err(AddressRefused::Reserved(at(reserved))));
+        }
+        let outside = addresses.claim(InstanceId(0), at("16.4.0.2"));
+        assert!(matches!(outside, Err(AddressRefused::Outside { .. })));
+        assert_eq!(addresses.of(InstanceId(0)), None);
+    }
+}

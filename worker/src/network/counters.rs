@@ -1,0 +1,69 @@
+//! Counts what became of the packets an instance has sent.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// It arrived. Each copy of a doubled packet counts.
+    Delivered,
+    /// A rule dropped it.
+    Filtered,
+    /// A rule rejected it.
+    Rejected,
+    /// It was lost by chance.
+    Lost,
+    /// The queue of its rate, or the memory for waiting packets, was full.
+    Overrun,
+    /// Nobody has its destination.
+    NoSuchAddress,
+    /// Its sender or its destination is not on the network at this moment.
+    Absent,
+    /// Its source is not its sender's address.
+    ForeignSource,
+    /// It was sent to many: broadcast and multicast do not exist here.
+    Group,
+    /// It is not IPv4.
+    NotIpv4,
+    /// The destination's interface did not take it.
+    NotTaken,
+    /// A second copy of it was made. Not an end: the copies count as well.
+    Duplicated,
+    /// One of its bits was flipped. Not an end: it counts as well.
+    Corrupted,
+}
+
+const FATES: usize = Fate::Corrupted as usize + 1;
+
+/// Counts of packets by fate, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts([u64; FATES]);
+
+impl Counts {
+    /// How many packets met `fate`.
+    #[must_use]
+    pub fn of(&self, fate: Fate) -> u64 {
+        self.0[fate as usize]
+    }
+
+    /// Adds the counts of another instance.
+    pub(super) fn add(&mut self, other: &Self) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum += more;
+        }
+    }
+}
+
+/// Counts as they grow.
+#[derive(Debug, Default)]
+pub(super) struct Counters([AtomicU64; FATES]);
+
+impl Counters {
+    pub(super) fn count(&self, fate: Fate) {
+        self.0[fate as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn read(&self) -> Counts {
+        Counts(std::array::from_fn(|fate| self.0[fate].load(Ordering::Relaxed)))
+    }
+}
