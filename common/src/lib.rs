@@ -24,4 +24,6 @@ pub mod bus;
 pub mod chain;
 pub mod nats_server;
 pub mod objects;
+pub mod outputs;
+pub mod sync;
 pub mod telemetry;

@@ -3,16 +3,34 @@
 //! ```text
 //! agent        the worker's own life: registers, keeps its desired state, drains
 //! heartbeat    says that it is alive, in a task of its own
+//! report       tells the coordinator what happened, in order, at least once
 //! supervisor   one share: prepares, starts, watches, collects, cleans
+//! instance     how one instance ends (pure)
+//! logs events outputs images    what instances print, do, leave, and are made from
+//! reap         what an earlier life has left
+//! parts        what all of this is wrapped around, and the seams
 //! sync         the gateway instances talk to, and the log behind it
 //! runtime      makes instances: `docker`, `netns`
 //! network      carries packets between instances
 //! influx       takes the metrics that SDKs write
 //! ```
 
+pub mod agent;
+pub mod config;
+pub mod doctor;
 pub mod influx;
 pub mod network;
+pub mod parts;
 pub mod runtime;
 pub mod sync;
 
+mod events;
+mod heartbeat;
+mod images;
+mod instance;
+mod logs;
+mod outputs;
+mod reap;
+mod report;
+mod supervisor;
 pub use runtime::netns::spawner_main_if_asked;

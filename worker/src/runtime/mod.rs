@@ -17,6 +17,7 @@ use crate::network::wire::{WireSpec, Wired};
 
 pub mod cgroup;
 pub mod docker;
+pub mod fake;
 pub mod netns;
 
 /// What a runtime could not do.

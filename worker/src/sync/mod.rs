@@ -2,10 +2,25 @@
 //!
 //! ```text
 //! protocol   the Testground wire format, in and out (pure)
-//! log        the replicated log's state machine (pure)
-//! gateway    sockets of the instances
+//! websocket  frames and the handshake (pure)
+//! lifecycle  what instances say about themselves on `run_events` (pure)
+//! log        the replicated log's state machine (pure), which fills
+//! tables     states and topics (pure)
+//! outbox     what the instances want appended, until it is in the log (pure)
+//! gateway    the handle, and the thread that owns all sockets and the log
 //! kv         writer and follower of the run's KV bucket
 //! ```
+
+mod gateway;
+mod kv;
+mod lifecycle;
+mod log;
+mod outbox;
+mod protocol;
+mod tables;
+mod websocket;
+
+pub use gateway::{RunSync, SyncError};
 
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::link::{InvalidNetworkConfig, NetworkConfig};

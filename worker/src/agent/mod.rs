@@ -1,0 +1,319 @@
+//! The worker's own life: takes its directory, reaps leftovers, registers, keeps its desired state, drains.
+//!
+//! ```text
+//! heartbeat  ──session, contact, desired──►  agent  ──directive──►  supervisor, one per share
+//! desired    ──what should be─────────────►    │
+//! report     ◄──what happened──────────────────┴──────────────────  supervisors
+//! ```
+//!
+//! The agent compares what should be with what is and closes the difference; a message that is lost or comes
+//! twice changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use groundswell_common::bus::Bus;
+use groundswell_common::ids::{Attempt, Epoch, RunId};
+use groundswell_common::messages::{DesiredShare, ReportItem, ShareEvent, Want};
+use groundswell_common::objects::Objects;
+use groundswell_common::outcome::Outcome;
+use groundswell_common::timing::KILL_TIME;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::config::WorkerConfig;
+use crate::heartbeat::{self, Contact, Line, Session, Status};
+use crate::images::Images;
+use crate::parts::Parts;
+use crate::reap::{self, StateDir};
+use crate::report::{self, Reports};
+use crate::supervisor::{self, Directive, Host};
+
+mod desired;
+mod offer;
+
+use desired::Seen;
+pub use offer::memory_bytes;
+
+/// How many instances of the `netns` runtime are made or started at once.
+const NETNS_TURNS: usize = 64;
+/// How many of the `docker` runtime.
+const DOCKER_TURNS: usize = 16;
+/// How long a worker that leaves goes on storing outputs.
+const COLLECT_ON_LEAVING: Duration = Duration::from_secs(60);
+/// How long it tries to tell the rest.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+type Key = (RunId, Attempt);
+
+/// Runs a worker out of `parts` until `shutdown`, then drains it.
+///
+/// # Errors
+/// When it cannot start, or did not drain in time.
+pub async fn run_with(
+    config: WorkerConfig,
+    parts: Parts,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let objects = Objects::open(&config.objects)?;
+    let bus = Bus::connect(&config.bus).await?;
+    let state = StateDir::take(&config.state_dir)?;
+    objects.probe(config.id.as_str()).await.context("the object store cannot be used")?;
+    reap::reap(&parts, &config.id, &config.state_dir).await;
+
+    let registration = offer::registration(&config, &parts);
+    let tasks = TaskTracker::new();
+    let end = CancellationToken::new();
+    let reports = Reports::default();
+    let (heart, line) = heartbeat::new(bus.clone(), registration);
+    tasks.spawn(heart.run(end.clone()));
+    tasks.spawn(report::run(
+        bus.clone(),
+        config.id.clone(),
+        reports.clone(),
+        line.session.clone(),
+        Arc::clone(&line.again),
+        end.clone(),
+    ));
+    let (desired_in, desired) = watch::channel(Seen::default());
+    let follow = desired::follow(bus.clone(), config.id.clone(), line.desired.clone(), desired_in);
+    let follow_end = end.clone();
+    tasks.spawn(async move {
+        let _ = follow_end.run_until_cancelled(follow).await;
+    });
+
+    let host = Arc::new(Host {
+        worker: config.id.clone(),
+        images: Images::new(config.state_dir.join("blobs"), objects.clone()),
+        bus,
+        objects,
+        state_dir: config.state_dir,
+        parts,
+        reports,
+        tasks: tasks.clone(),
+        netns_turns: Arc::new(Semaphore::new(NETNS_TURNS)),
+        docker_turns: Arc::new(Semaphore::new(DOCKER_TURNS)),
+        instances: AtomicU32::new(0),
+        counted: Notify::new(),
+    });
+    let agent = Agent {
+        host: Arc::clone(&host),
+        line,
+        desired,
+        shares: BTreeMap::new(),
+        running: JoinSet::new(),
+        draining: false,
+    };
+    let drained = agent.run(&shutdown).await;
+
+    end.cancel();
+    tasks.close();
+    let ended = timeout(LAST_WORDS, tasks.wait()).await.is_ok();
+    for err in reap_all(&host).await {
+        warn!(error = err, "leftovers stay");
+    }
+    drop(state);
+    ensure!(drained && ended, "the worker did not drain in time");
+    info!("worker left");
+    Ok(())
+}
+
+async fn reap_all(host: &Host) -> Vec<String> {
+    let mut failed = Vec::new();
+    for runtime in &host.parts.runtimes {
+        failed.extend(runtime.reap(&host.worker).await.iter().map(ToString::to_string));
+    }
+    failed
+}
+
+struct Agent {
+    host: Arc<Host>,
+    line: Line,
+    desired: watch::Receiver<Seen>,
+    shares: BTreeMap<Key, Share>,
+    running: JoinSet<Key>,
+    draining: bool,
+}
+
+/// A share that exists here.
+struct Share {
+    directive: watch::Sender<Directive>,
+    grace: Duration,
+}
+
+impl Agent {
+    async fn run(mut self, shutdown: &CancellationToken) -> bool {
+        let first = self.line.session.wait_for(Option::is_some);
+        if !matches!(shutdown.run_until_cancelled(first).await, Some(Ok(_))) {
+            return true;
+        }
+        self.reconcile();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                // The fence comes before anything the coordinator wants.
+                Ok(()) = self.line.contact.changed() => self.on_contact(),
+                Some(done) = self.running.join_next() => self.on_gone(done),
+                Ok(()) = self.desired.changed() => self.reconcile(),
+                () = self.host.counted.notified() => self.tell_status(),
+            }
+        }
+        self.drain().await
+    }
+
+    /// Closes the difference between what should be and what is.
+    fn reconcile(&mut self) {
+        let seen = self.desired.borrow_and_update().clone();
+        let listed: BTreeMap<Key, &DesiredShare> = seen
+            .desired
+            .shares
+            .iter()
+            .map(|share| (supervisor::key(&share.assignment), share))
+            .collect();
+        if seen.sequence > 0 {
+            for (key, share) in &self.shares {
+                let want = listed.get(key).map(|share| share.want.clone());
+                share.direct(want);
+            }
+        }
+        for (key, share) in listed {
+            self.begin(key, share);
+        }
+        self.tell_status();
+    }
+
+    /// Begins a share that is not here yet, unless it has to wait for what is.
+    fn begin(&mut self, key: Key, share: &DesiredShare) {
+        let fenced = *self.line.contact.borrow() >= Contact::SoftFence;
+        // The network belongs to a run: an attempt begins when the one before it is gone from here.
+        let blocked = self.shares.keys().any(|(run, _)| *run == key.0);
+        if self.draining || fenced || blocked {
+            return;
+        }
+        let Some(Session { epoch, .. }) = *self.line.session.borrow() else { return };
+        let directive =
+            Directive { want: share.want.clone(), listed: true, leaving: self.draining };
+        let (directive, wanted) = watch::channel(directive);
+        let assignment = Arc::new(share.assignment.clone());
+        let host = Arc::clone(&self.host);
+        let grace = assignment.limits.stop_grace;
+        self.shares.insert(key.clone(), Share { directive, grace });
+        self.running.spawn(live(host, epoch, assignment, wanted, key));
+    }
+
+    fn on_gone(&mut self, done: Result<Key, tokio::task::JoinError>) {
+        match done {
+            Ok(key) => {
+                self.shares.remove(&key);
+            }
+            Err(err) => {
+                error!(error = %err, "a share's supervisor panicked");
+                self.shares.retain(|_, share| !share.directive.is_closed());
+            }
+        }
+        self.reconcile();
+    }
+
+    fn on_contact(&mut self) {
+        let contact = *self.line.contact.borrow_and_update();
+        match contact {
+            Contact::Good => self.reconcile(),
+            Contact::Warn => self.warn_all(),
+            Contact::SoftFence => {}
+            Contact::HardFence => self.kill_all(),
+        }
+    }
+
+    fn warn_all(&self) {
+        let text = format!("worker {} has lost contact with the coordinator", self.host.worker);
+        for (run, attempt) in self.shares.keys() {
+            let what = ShareEvent::Warning { text: text.clone() };
+            self.host.reports.push(ReportItem { run: run.clone(), attempt: *attempt, what });
+        }
+    }
+
+    /// Ends everything before the coordinator may count it lost and start it elsewhere.
+    fn kill_all(&self) {
+        warn!(shares = self.shares.len(), "nobody answers, killing all instances");
+        for share in self.shares.values() {
+            share.stop(Want::Kill {
+                reason: "its worker lost contact with the coordinator".to_owned(),
+                outcome: Outcome::Lost,
+            });
+        }
+    }
+
+    fn tell_status(&self) {
+        let desired = self.desired.borrow().sequence;
+        let instances = self.host.instances.load(Ordering::Relaxed);
+        self.line.status.send_replace(Status { desired, instances, draining: self.draining });
+    }
+
+    /// Takes nothing new, ends what is there, stores it, and tells the rest. Returns whether all of that
+    /// was done in time.
+    async fn drain(mut self) -> bool {
+        info!(shares = self.shares.len(), "worker is leaving");
+        self.draining = true;
+        self.tell_status();
+        let mut grace = Duration::ZERO;
+        for share in self.shares.values() {
+            grace = grace.max(share.grace);
+            share.directive.send_modify(|directive| directive.leaving = true);
+            share.stop(Want::Stop {
+                reason: "its worker is leaving".to_owned(),
+                outcome: Outcome::Aborted,
+            });
+        }
+        let limit = Instant::now() + grace + KILL_TIME + COLLECT_ON_LEAVING;
+        let left = async { while self.running.join_next().await.is_some() {} };
+        let drained = tokio::time::timeout_at(limit, left).await.is_ok();
+        let told = async {
+            while !self.host.reports.is_empty() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if timeout(LAST_WORDS, told).await.is_err() {
+            warn!("not everything could be told before leaving");
+        }
+        drained
+    }
+}
+
+impl Share {
+    /// Passes on what the coordinator wants; `None` when the share is not listed. A share that is being
+    /// ended from here is not revived.
+    fn direct(&self, want: Option<Want>) {
+        self.directive.send_if_modified(|directive| {
+            let before = directive.clone();
+            match want {
+                Some(Want::Run) => {}
+                Some(want) => directive.want = want,
+                None => directive.listed = false,
+            }
+            *directive != before
+        });
+    }
+
+    fn stop(&self, want: Want) {
+        self.directive.send_modify(|directive| directive.want = want);
+    }
+}
+
+async fn live(
+    host: Arc<Host>,
+    epoch: Epoch,
+    assignment: Arc<groundswell_common::messages::Assignment>,
+    wanted: watch::Receiver<Directive>,
+    key: Key,
+) -> Key {
+    supervisor::supervise(host, epoch, assignment, wanted).await;
+    key
+}

@@ -1,0 +1,75 @@
+//! Finds out whether this host can be a worker, one line per finding.
+
+use std::fmt::Write as _;
+
+use groundswell_common::bus::Bus;
+use groundswell_common::chain::Chain;
+use groundswell_common::messages::RuntimeKind;
+use groundswell_common::objects::Objects;
+
+use crate::config::WorkerConfig;
+use crate::parts::Parts;
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether it is as it should be.
+    pub good: bool,
+    /// What, in one line.
+    pub text: String,
+}
+
+/// Looks at everything a worker needs. A host with one runtime that works is a worker.
+pub async fn examine(config: &WorkerConfig, parts: &Parts) -> Vec<Finding> {
+    let mut findings = runtimes(parts);
+    findings.push(match Bus::connect(&config.bus).await {
+        Ok(bus) => good(format!("nats-server {} answers", bus.server_version())),
+        Err(err) => bad(Chain(&err).to_string()),
+    });
+    let store = async {
+        let objects = Objects::open(&config.objects)?;
+        objects.probe(config.id.as_str()).await
+    };
+    findings.push(match store.await {
+        Ok(()) => good(format!("the object store `{}` takes and gives", config.objects.url)),
+        Err(err) => bad(Chain(&err).to_string()),
+    });
+    findings.push(match crate::reap::StateDir::take(&config.state_dir) {
+        Ok(_) => good(format!("the state directory `{}` is usable", config.state_dir.display())),
+        Err(err) => bad(Chain(&err).to_string()),
+    });
+    let mib = crate::agent::memory_bytes() >> 20;
+    findings.push(good(format!("{mib} MiB of memory")));
+    findings
+}
+
+fn runtimes(parts: &Parts) -> Vec<Finding> {
+    let works = |kind: RuntimeKind| good(format!("runtime `{}` works", kind.as_str()));
+    let mut findings: Vec<Finding> =
+        parts.runtimes.iter().map(|runtime| works(runtime.kind())).collect();
+    let notes = parts.notes.iter().cloned();
+    let missing = parts.runtimes.iter().flat_map(|runtime| runtime.missing());
+    findings.extend(notes.chain(missing).map(bad));
+    if parts.runtimes.is_empty() {
+        findings.push(bad("no runtime works, so this host cannot run instances".to_owned()));
+    }
+    findings
+}
+
+/// The findings as text for people.
+#[must_use]
+pub fn shown(findings: &[Finding]) -> String {
+    findings.iter().fold(String::new(), |mut text, finding| {
+        let mark = if finding.good { "ok   " } else { "trouble" };
+        let _ = writeln!(text, "{mark:7} {}", finding.text);
+        text
+    })
+}
+
+fn good(text: String) -> Finding {
+    Finding { good: true, text }
+}
+
+fn bad(text: String) -> Finding {
+    Finding { good: false, text }
+}

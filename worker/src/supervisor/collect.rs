@@ -1,0 +1,121 @@
+//! Stores outputs, logs and events of a share, and does not give up early.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use groundswell_common::chain::Chain;
+use groundswell_common::outputs::{INDEX_VERSION, Index, index_key, prefix};
+use groundswell_common::timing::COLLECT_TIMEOUT;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::warn;
+
+use super::{Context, Note};
+use crate::outputs::{Packed, Source, pack};
+
+/// How long the servers of the instances may take to end.
+const SERVERS_END: Duration = Duration::from_secs(5);
+
+/// Stores everything and returns the index's key, or why it cannot be stored.
+pub(crate) async fn collect(context: Arc<Context>) -> Result<String, String> {
+    let assignment = &context.assignment;
+    let prefix = prefix(&assignment.run, assignment.attempt, &context.host.worker);
+    end_servers(&context).await;
+    let packed = pack_all(&context, prefix.clone()).await?;
+    for text in &packed.skipped {
+        context.tell(Note::Warning(format!("left out of the outputs: {text}"))).await;
+    }
+    let until = Instant::now() + COLLECT_TIMEOUT;
+    for (key, file) in &packed.packs {
+        store(&context, key, Content::File(file), until).await?;
+        // The spool and its pack are two copies; the stored one is the third.
+        let _ = std::fs::remove_file(file);
+    }
+    context.events.flush().await;
+    store_events(&context, &format!("{prefix}/events.jsonl"), until).await?;
+    let index = Index {
+        v: INDEX_VERSION,
+        run: assignment.run.clone(),
+        attempt: assignment.attempt,
+        worker: context.host.worker.clone(),
+        files: packed.files,
+        skipped: packed.skipped,
+    };
+    let key = index_key(&assignment.run, assignment.attempt, &context.host.worker);
+    let content = serde_json::to_vec(&index).expect("an index is plain data");
+    store(&context, &key, Content::Bytes(content.into()), until).await?;
+    Ok(key)
+}
+
+/// No instance is left; what serves them writes down the rest of what they sent.
+async fn end_servers(context: &Context) {
+    context.end.cancel();
+    context.servers.close();
+    if timeout(SERVERS_END, context.servers.wait()).await.is_err() {
+        let text = "metrics were still being written when outputs were packed".to_owned();
+        context.tell(Note::Warning(text)).await;
+    }
+}
+
+async fn pack_all(context: &Arc<Context>, prefix: String) -> Result<Packed, String> {
+    let assignment = &context.assignment;
+    let sources: Vec<Source> = assignment
+        .instances()
+        .map(|place| Source {
+            group: context.group(place).to_owned(),
+            in_group: place.in_group,
+            instance: place.id,
+            directory: context.directory(place),
+        })
+        .collect();
+    context.tell(Note::Doing("packing outputs".to_owned())).await;
+    let spool = context.spool.clone();
+    let packing = tokio::task::spawn_blocking(move || pack(&sources, &spool, &prefix));
+    match packing.await {
+        Ok(Ok(packed)) => Ok(packed),
+        Ok(Err(err)) => Err(format!("failed to pack outputs: {err}")),
+        Err(err) => Err(format!("packing outputs ended early: {err}")),
+    }
+}
+
+/// Events are worth keeping, and not worth failing for when the disk took none.
+async fn store_events(context: &Context, key: &str, until: Instant) -> Result<(), String> {
+    let path: &Path = context.events.path();
+    if !path.exists() {
+        return Ok(());
+    }
+    store(context, key, Content::File(path), until).await
+}
+
+/// What is stored.
+enum Content<'a> {
+    File(&'a Path),
+    Bytes(Bytes),
+}
+
+/// Tries until it is stored or the time for collecting is over.
+async fn store(
+    context: &Context,
+    key: &str,
+    content: Content<'_>,
+    until: Instant,
+) -> Result<(), String> {
+    let mut pause = Duration::from_millis(500);
+    loop {
+        let stored = match &content {
+            Content::File(file) => context.host.objects.put_file(key, file).await,
+            Content::Bytes(bytes) => context.host.objects.put(key, bytes.clone()).await,
+        };
+        let Err(err) = stored else { return Ok(()) };
+        let text = Chain(&err).to_string();
+        if Instant::now() + pause > until {
+            return Err(text);
+        }
+        warn!(error = text, key, "outputs not stored, trying again");
+        let doing = format!("outputs cannot be stored, trying again: {text}");
+        context.tell(Note::Doing(doing)).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(30));
+    }
+}

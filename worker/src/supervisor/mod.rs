@@ -1,0 +1,784 @@
+//! One share of a run, from its assignment to the last trace of it on this host.
+//!
+//! [`phase`] decides; this file is the shell around it: one task per share that owns everything known of
+//! its instances, and hands work to tasks of its own.
+//!
+//! ```text
+//! in   directive   what the coordinator wants (watch)
+//! in   notes       what the share's own tasks tell: prepare, member, links
+//! in   sync        what happens in the run's log
+//! out  reports     what the coordinator is told
+//! out  orders      to each instance's task
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use groundswell_common::bus::Bus;
+use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
+use groundswell_common::link::NetworkConfig;
+use groundswell_common::messages::{
+    Assignment, InstancePlace, LogLines, ReportItem, RuntimeKind, ShareEvent, Want,
+};
+use groundswell_common::objects::Objects;
+use groundswell_common::outcome::{Exit, Outcome};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, debug, info, info_span, warn};
+
+use crate::events::{EventLog, Whom};
+use crate::images::Images;
+use crate::instance::Fold;
+use crate::logs;
+use crate::parts::{Parts, ShareSync};
+use crate::report::Reports;
+use crate::runtime::{Instance, LinkState, Runtime};
+use crate::sync::{LifecycleEvent, SyncEvent, Waiting};
+
+mod collect;
+mod links;
+mod member;
+mod phase;
+mod prepare;
+mod remove;
+
+use links::Link;
+use member::Order;
+use phase::{Command, Event, Machine, Phase};
+use prepare::Unprepared;
+
+/// How long the outcome of an instance that has ended may still be on its way. Its sockets were served
+/// here, so what it published went into the log before its end was seen; only a slow bus holds it up.
+const OUTCOME_SETTLE: Duration = Duration::from_secs(2);
+/// How often progress is told at most.
+const PROGRESS: Duration = Duration::from_millis(500);
+/// How many notes wait for the supervisor.
+const NOTES: usize = 4096;
+
+/// What all shares of a worker have in common.
+pub(crate) struct Host {
+    /// The worker.
+    pub(crate) worker: WorkerId,
+    /// The bus.
+    pub(crate) bus: Bus,
+    /// The object store.
+    pub(crate) objects: Objects,
+    /// The worker's directory.
+    pub(crate) state_dir: PathBuf,
+    /// Runtimes, network, sync.
+    pub(crate) parts: Parts,
+    /// Images on this host.
+    pub(crate) images: Images,
+    /// What the coordinator is told.
+    pub(crate) reports: Reports,
+    /// Tasks that belong to no share.
+    pub(crate) tasks: TaskTracker,
+    /// Bounds what each runtime does at once.
+    pub(crate) netns_turns: Arc<Semaphore>,
+    /// As above.
+    pub(crate) docker_turns: Arc<Semaphore>,
+    /// Instances that exist.
+    pub(crate) instances: AtomicU32,
+    /// Told when their number changes.
+    pub(crate) counted: Notify,
+}
+
+impl Host {
+    /// The turns of a runtime.
+    pub(crate) fn turns(&self, kind: RuntimeKind) -> Arc<Semaphore> {
+        Arc::clone(match kind {
+            RuntimeKind::Netns => &self.netns_turns,
+            RuntimeKind::Docker => &self.docker_turns,
+        })
+    }
+
+    /// Counts instances that were made or removed.
+    pub(crate) fn count(&self, change: i32) {
+        let add = |now: u32| now.checked_add_signed(change);
+        let _ = self.instances.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        self.counted.notify_one();
+    }
+}
+
+/// What is wanted of a share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Directive {
+    /// What the coordinator wants.
+    pub(crate) want: Want,
+    /// Whether the share is still listed; one that is not is cleaned.
+    pub(crate) listed: bool,
+    /// Whether the worker leaves: the share cleans itself once it is collected.
+    pub(crate) leaving: bool,
+}
+
+/// What the tasks of a share tell its supervisor.
+pub(crate) enum Note {
+    /// The sync is open.
+    Opened { sync: Arc<dyn ShareSync>, events: mpsc::Receiver<SyncEvent> },
+    /// What it is busy with.
+    Doing(String),
+    /// An instance is ready.
+    Ready { id: InstanceId, orders: mpsc::Sender<Order>, instance: Arc<dyn Instance> },
+    /// An instance was let go, or could not be: why, and whether the plan is the cause.
+    LetGo { id: InstanceId, failed: Option<(String, bool)> },
+    /// The barriers an instance waits in.
+    Waiting { id: InstanceId, waiting: Vec<Waiting> },
+    /// An instance is over; `exit` is absent for one that never ran.
+    Over { id: InstanceId, exit: Option<Exit>, last_lines: Vec<String> },
+    /// A network configuration does not hold.
+    LinkFailed { id: InstanceId, reason: String, fault_of_plan: bool },
+    /// Something people should know.
+    Warning(String),
+}
+
+/// What the tasks of a share have in common.
+pub(crate) struct Context {
+    pub(crate) host: Arc<Host>,
+    pub(crate) assignment: Arc<Assignment>,
+    pub(crate) epoch: Epoch,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) spool: PathBuf,
+    pub(crate) events: EventLog,
+    pub(crate) live: mpsc::Sender<LogLines>,
+    pub(crate) notes: mpsc::Sender<Note>,
+    /// The instances' tasks.
+    pub(crate) members: TaskTracker,
+    /// What serves the share's instances beside the sync, until `end`.
+    pub(crate) servers: TaskTracker,
+    /// Ends the servers.
+    pub(crate) end: CancellationToken,
+}
+
+impl Context {
+    async fn tell(&self, note: Note) {
+        // A supervisor that is gone has no use for news.
+        let _ = self.notes.send(note).await;
+    }
+
+    fn group(&self, place: InstancePlace) -> &str {
+        self.assignment.groups.get(usize::from(place.group)).map_or("", |group| &group.id)
+    }
+
+    /// An instance's directory in the spool.
+    fn directory(&self, place: InstancePlace) -> PathBuf {
+        let group = crate::reap::file_name(place.group, self.group(place));
+        self.spool.join(group).join(place.in_group.to_string())
+    }
+
+    fn report(&self, what: ShareEvent) {
+        let run = self.assignment.run.clone();
+        self.host.reports.push(ReportItem { run, attempt: self.assignment.attempt, what });
+    }
+}
+
+/// Carries a share through its life. Returns when nothing of it is left on this host.
+pub(crate) async fn supervise(
+    host: Arc<Host>,
+    epoch: Epoch,
+    assignment: Arc<Assignment>,
+    directive: watch::Receiver<Directive>,
+) {
+    let span = info_span!(
+        "assignment",
+        run = %assignment.run,
+        attempt = %assignment.attempt,
+        worker = %host.worker,
+        plan = assignment.plan,
+        case = assignment.case,
+    );
+    groundswell_common::telemetry::set_parent(&span, &assignment.trace);
+    let life = async {
+        let found = host.parts.runtimes.iter().find(|one| one.kind() == assignment.runtime);
+        let Some(runtime) = found.cloned() else {
+            return remove::refuse(&host, &assignment, directive, no_runtime(&assignment)).await;
+        };
+        if crate::reap::was_started(&host.state_dir, &assignment.run, assignment.attempt) {
+            return remove::orphaned(&host, &assignment, directive).await;
+        }
+        Supervisor::new(host, epoch, assignment, runtime, directive).run().await;
+    };
+    life.instrument(span).await;
+}
+
+fn no_runtime(assignment: &Assignment) -> ShareEvent {
+    ShareEvent::PrepareFailed {
+        reason: format!("runtime `{}` does not work on this worker", assignment.runtime.as_str()),
+        fault_of_plan: false,
+    }
+}
+
+/// One instance as the supervisor knows it.
+struct Known {
+    place: InstancePlace,
+    fold: Fold,
+    orders: Option<mpsc::Sender<Order>>,
+    instance: Option<Arc<dyn Instance>>,
+    links: Option<mpsc::Sender<NetworkConfig>>,
+    let_go: bool,
+    ended: bool,
+}
+
+struct Supervisor {
+    context: Arc<Context>,
+    machine: Machine,
+    directive: watch::Receiver<Directive>,
+    notes: mpsc::Receiver<Note>,
+    sync: Option<Arc<dyn ShareSync>>,
+    sync_events: Option<mpsc::Receiver<SyncEvent>>,
+    known: BTreeMap<InstanceId, Known>,
+    left: usize,
+    to_let_go: usize,
+    /// Instances that are over without an outcome, by when that is their end.
+    settling: BTreeSet<(Instant, InstanceId)>,
+    /// Instances that ended badly, to be written into the log.
+    gone: Vec<(InstanceId, String)>,
+    /// Long steps: preparing, collecting, removing.
+    steps: JoinSet<Step>,
+    /// Short effects nobody waits for.
+    effects: JoinSet<()>,
+    preparing: bool,
+    removing: bool,
+    abort: CancellationToken,
+    ready: u32,
+    doing: String,
+    progress_told: Option<Instant>,
+}
+
+/// How a long step ended.
+enum Step {
+    Prepared(Result<(), Unprepared>),
+    Collected(Result<String, String>),
+    Removed,
+}
+
+enum Input {
+    Directive(Option<Directive>),
+    Note(Note),
+    Sync(SyncEvent),
+    SyncClosed,
+    Step(Step),
+    Deadline,
+}
+
+impl Supervisor {
+    fn new(
+        host: Arc<Host>,
+        epoch: Epoch,
+        assignment: Arc<Assignment>,
+        runtime: Arc<dyn Runtime>,
+        mut directive: watch::Receiver<Directive>,
+    ) -> Self {
+        directive.mark_changed();
+        let spool = crate::reap::spool(&host.state_dir, &assignment.run, assignment.attempt);
+        if let Err(err) = std::fs::create_dir_all(&spool) {
+            warn!(error = %err, path = %spool.display(), "spool cannot be created");
+        }
+        let (live, live_out) = logs::live();
+        let (notes_in, notes) = mpsc::channel(NOTES);
+        host.tasks.spawn(logs::publish(host.bus.clone(), assignment.run.clone(), live_out));
+        let events = EventLog::start(
+            host.bus.clone(),
+            assignment.run.clone(),
+            host.worker.clone(),
+            &assignment.start_time,
+            &spool.join("events.jsonl"),
+            &host.tasks,
+        );
+        let known: BTreeMap<_, _> =
+            assignment.instances().map(|place| (place.id, Known::new(place))).collect();
+        let now = Instant::now().into_std();
+        let mut this = Self {
+            machine: Machine::new(assignment.limits, now),
+            left: known.len(),
+            to_let_go: known.len(),
+            known,
+            context: Arc::new(Context {
+                host,
+                assignment,
+                epoch,
+                runtime,
+                spool,
+                events,
+                live,
+                notes: notes_in,
+                members: TaskTracker::new(),
+                servers: TaskTracker::new(),
+                end: CancellationToken::new(),
+            }),
+            directive,
+            notes,
+            sync: None,
+            sync_events: None,
+            settling: BTreeSet::new(),
+            gone: Vec::new(),
+            steps: JoinSet::new(),
+            effects: JoinSet::new(),
+            preparing: true,
+            removing: false,
+            abort: CancellationToken::new(),
+            ready: 0,
+            doing: String::new(),
+            progress_told: None,
+        };
+        let (context, abort) = (Arc::clone(&this.context), this.abort.clone());
+        let prepare = async move { Step::Prepared(prepare::prepare(context, abort).await) };
+        this.steps.spawn(prepare.in_current_span());
+        this
+    }
+
+    async fn run(mut self) {
+        info!(instances = self.left, "share assigned");
+        while self.machine.phase() != Phase::Gone {
+            let input = self.next().await;
+            self.take(input);
+            self.after_each();
+        }
+        self.effects.shutdown().await;
+        info!("share cleaned");
+    }
+
+    async fn next(&mut self) -> Input {
+        while self.effects.try_join_next().is_some() {}
+        let deadline = self.deadline();
+        loop {
+            tokio::select! {
+                biased;
+                changed = self.directive.changed() => {
+                    let directive = self.directive.borrow_and_update().clone();
+                    return Input::Directive(changed.is_ok().then_some(directive));
+                }
+                // Before steps: what a step's tasks told comes before its end.
+                Some(note) = self.notes.recv() => return Input::Note(note),
+                event = heard(&mut self.sync_events), if self.sync_events.is_some() => {
+                    return event.map_or(Input::SyncClosed, Input::Sync);
+                }
+                Some(step) = self.steps.join_next() => match step {
+                    Ok(step) => return Input::Step(step),
+                    Err(err) => warn!(error = %err, "a step of a share panicked"),
+                },
+                () = sleep_until(deadline) => return Input::Deadline,
+            }
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let settle = self.settling.first().map(|(at, _)| *at);
+        let machine = self.machine.deadline().map(Instant::from_std);
+        let far = Instant::now() + Duration::from_secs(3600);
+        let due = [settle, machine].into_iter().flatten().min().unwrap_or(far);
+        due.max(Instant::now() + phase::DEADLINE_SLACK)
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Directive(None) => self.handle(Event::Released),
+            Input::Directive(Some(directive)) if !directive.listed => {
+                self.handle(Event::Released);
+            }
+            Input::Directive(Some(directive)) => self.handle(Event::Wanted(directive.want)),
+            Input::Note(note) => self.on_note(note),
+            Input::Sync(event) => self.on_sync(event),
+            Input::SyncClosed => self.sync_events = None,
+            Input::Step(Step::Prepared(result)) => self.on_prepared(result),
+            Input::Step(Step::Collected(result)) => self.handle(Event::Collected(result)),
+            Input::Step(Step::Removed) => self.handle(Event::Removed),
+            Input::Deadline => {
+                self.settle_late();
+                self.handle(Event::DeadlinePassed);
+            }
+        }
+    }
+
+    /// Conditions that any input may have brought about.
+    fn after_each(&mut self) {
+        if !self.gone.is_empty() && self.notes.is_empty() {
+            let gone = std::mem::take(&mut self.gone);
+            if let Some(sync) = self.sync.clone() {
+                self.effects.spawn(async move { sync.gone(gone).await });
+            }
+        }
+        if self.left == 0 && !self.preparing {
+            self.handle(Event::AllEnded);
+        }
+        if self.machine.phase() == Phase::Done && self.directive.borrow().leaving {
+            self.handle(Event::Released);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let before = self.machine.phase();
+        let commands = self.machine.handle(event, Instant::now().into_std());
+        let phase = self.machine.phase();
+        if before.as_str() != phase.as_str() {
+            info!(phase = phase.as_str(), "share changed phase");
+            self.context.events.add("phase", format!("share is {}", phase.as_str()), None);
+        }
+        for command in commands {
+            self.act(command);
+        }
+    }
+
+    fn act(&mut self, command: Command) {
+        match command {
+            Command::Report(what) => self.context.report(what),
+            Command::AbortPrepare => self.abort.cancel(),
+            Command::Start => self.start(),
+            Command::Stop { outcome, reason, kill } => self.stop(outcome, &reason, kill),
+            Command::Kill => self.order_all(Order::Kill),
+            Command::GiveUp => self.give_up(),
+            Command::Collect => {
+                let context = Arc::clone(&self.context);
+                let collect = async { Step::Collected(collect::collect(context).await) };
+                self.steps.spawn(collect.instrument(info_span!("collect")));
+            }
+            Command::Remove => {
+                self.abort.cancel();
+                self.removing = true;
+                self.order_all(Order::Remove);
+                if !self.preparing {
+                    self.remove();
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self) {
+        let (context, sync) = (Arc::clone(&self.context), self.sync.clone());
+        let remove = async move {
+            remove::remove(context, sync).await;
+            Step::Removed
+        };
+        self.steps.spawn(remove.in_current_span());
+    }
+
+    fn start(&mut self) {
+        self.context.events.add("start", "the start record was seen", None);
+        self.order_all(Order::Start);
+        self.check_let_go();
+    }
+
+    fn check_let_go(&mut self) {
+        if self.to_let_go == 0 {
+            self.handle(Event::LetGo);
+        }
+    }
+
+    fn stop(&mut self, outcome: Outcome, reason: &str, kill: bool) {
+        let text = format!("instances are being ended: {reason}");
+        self.context.events.add("stop", text, None);
+        for known in self.known.values_mut() {
+            known.fold.on_stop(outcome, reason);
+        }
+        self.order_all(if kill { Order::Kill } else { Order::Terminate });
+        self.end_unmade();
+    }
+
+    /// Instances that were never made are over as soon as nobody makes them.
+    fn end_unmade(&mut self) {
+        if self.preparing {
+            return;
+        }
+        let unmade: Vec<_> = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.orders.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in unmade {
+            self.on_over(id, None, Vec::new());
+        }
+    }
+
+    fn give_up(&mut self) {
+        let stuck: Vec<_> =
+            self.known.iter().filter(|(_, known)| !known.ended).map(|(id, _)| *id).collect();
+        self.warning(format!("{} instances could not be killed", stuck.len()));
+        for id in stuck {
+            self.end(id);
+        }
+    }
+
+    fn order_all(&mut self, order: Order) {
+        for known in self.known.values() {
+            known.order(order);
+        }
+    }
+
+    fn on_prepared(&mut self, result: Result<(), Unprepared>) {
+        self.preparing = false;
+        if self.removing {
+            self.remove();
+            return;
+        }
+        match result {
+            Ok(()) => self.handle(Event::Prepared),
+            Err(Unprepared { reason, fault_of_plan }) => {
+                debug!(error = reason, "share not prepared");
+                self.handle(Event::PrepareFailed { reason, fault_of_plan });
+            }
+        }
+        if matches!(self.machine.phase(), Phase::Stopping { .. }) {
+            self.end_unmade();
+        }
+    }
+
+    fn on_note(&mut self, note: Note) {
+        match note {
+            Note::Opened { sync, events } => {
+                self.sync = Some(sync);
+                self.sync_events = Some(events);
+            }
+            Note::Doing(doing) => {
+                self.doing = doing;
+                self.progress(true);
+            }
+            Note::Ready { id, orders, instance } => self.on_ready(id, orders, instance),
+            Note::LetGo { id, failed } => self.on_let_go(id, failed),
+            Note::Waiting { id, waiting } => {
+                if let Some(known) = self.known.get_mut(&id) {
+                    known.fold.on_waiting(waiting);
+                }
+            }
+            Note::Over { id, exit, last_lines } => self.on_over(id, exit, last_lines),
+            Note::LinkFailed { id, reason, fault_of_plan } => {
+                self.on_link_failed(id, reason, fault_of_plan);
+            }
+            Note::Warning(text) => self.warning(text),
+        }
+    }
+
+    fn on_ready(
+        &mut self,
+        id: InstanceId,
+        orders: mpsc::Sender<Order>,
+        instance: Arc<dyn Instance>,
+    ) {
+        let Some(known) = self.known.get_mut(&id) else { return };
+        known.orders = Some(orders);
+        known.instance = Some(instance);
+        // A stop may have overtaken its creation.
+        match self.machine.phase() {
+            Phase::Stopping { .. } => known.order(Order::Kill),
+            Phase::Removing => known.order(Order::Remove),
+            Phase::Preparing { .. }
+            | Phase::Ready
+            | Phase::Running
+            | Phase::Collecting
+            | Phase::Done
+            | Phase::Gone => {}
+        }
+        self.ready += 1;
+        debug!(instance = %id, phase = "ready", "instance changed phase");
+        self.progress(false);
+    }
+
+    fn on_let_go(&mut self, id: InstanceId, failed: Option<(String, bool)>) {
+        let whom = self.whom(id);
+        let Some(known) = self.known.get_mut(&id) else { return };
+        if !std::mem::replace(&mut known.let_go, true) {
+            self.to_let_go -= 1;
+        }
+        match failed {
+            None => self.context.events.add("instance_started", "started", whom),
+            Some((reason, fault_of_plan)) => {
+                let outcome = if fault_of_plan { Outcome::Failure } else { Outcome::Aborted };
+                known.fold.on_stop(outcome, &format!("could not be started: {reason}"));
+            }
+        }
+        self.check_let_go();
+    }
+
+    fn on_over(&mut self, id: InstanceId, exit: Option<Exit>, last_lines: Vec<String>) {
+        let Some(known) = self.known.get_mut(&id) else { return };
+        if known.fold.is_over() {
+            return;
+        }
+        debug!(instance = %id, phase = "ended", "instance changed phase");
+        known.fold.on_over(exit, last_lines);
+        if known.fold.is_settled() {
+            self.end(id);
+        } else {
+            let wait = OUTCOME_SETTLE.min(self.context.assignment.limits.outcome_grace);
+            self.settling.insert((Instant::now() + wait, id));
+        }
+    }
+
+    /// Instances whose outcome did not arrive in time end without one. While the bus is away nothing can
+    /// arrive, so the wait goes on as long as the run allows.
+    fn settle_late(&mut self) {
+        let now = Instant::now();
+        let patient = !self.context.host.bus.is_connected();
+        let grace = self.context.assignment.limits.outcome_grace;
+        while let Some((at, id)) = self.settling.first().copied() {
+            if at > now {
+                break;
+            }
+            self.settling.remove(&(at, id));
+            if patient && OUTCOME_SETTLE < grace {
+                self.settling.insert((now + (grace - OUTCOME_SETTLE), id));
+                continue;
+            }
+            self.end(id);
+        }
+    }
+
+    /// Tells how an instance ended.
+    fn end(&mut self, id: InstanceId) {
+        let running = self.machine.phase() == Phase::Running;
+        let whom = self.whom(id);
+        let Some(known) = self.known.get_mut(&id) else { return };
+        let end = known.fold.end();
+        let text = match end.reason.as_str() {
+            "" => end.outcome.to_string(),
+            reason => format!("{}: {reason}", end.outcome),
+        };
+        self.context.events.add("instance_ended", text, whom);
+        if running && end.outcome != Outcome::Success {
+            self.gone.push((id, end.reason.clone()));
+        }
+        if !std::mem::replace(&mut known.ended, true) {
+            self.left -= 1;
+        }
+        self.context.report(ShareEvent::Ended { instances: vec![(id, end)] });
+    }
+
+    fn on_sync(&mut self, event: SyncEvent) {
+        match event {
+            SyncEvent::Started => self.handle(Event::Started),
+            SyncEvent::Said { instance, event } => self.on_said(instance, &event),
+            SyncEvent::Network { instance, config: Ok(config) } => self.link(instance, config),
+            SyncEvent::Network { instance, config: Err(err) } => {
+                self.on_link_failed(instance, err.to_string(), true);
+            }
+            SyncEvent::Warning(text) => self.warning(text),
+            SyncEvent::Broken { reason, fault_of_plan } => {
+                self.context.events.add("broken", reason.clone(), None);
+                self.handle(Event::Broken { reason, fault_of_plan });
+            }
+        }
+    }
+
+    fn on_said(&mut self, id: InstanceId, event: &LifecycleEvent) {
+        let (kind, text) = told(event);
+        self.context.events.add(kind, text, self.whom(id));
+        let Some(known) = self.known.get_mut(&id) else { return };
+        let Some(outcome) = known.fold.on_said(event) else { return };
+        let over = known.fold.is_over();
+        self.context.report(ShareEvent::Said { instance: id, outcome });
+        if over {
+            // The word it was waited for, or a failure after a success: its end is told (again).
+            self.settling.retain(|(_, waiting)| *waiting != id);
+            self.end(id);
+        }
+    }
+
+    fn link(&mut self, id: InstanceId, config: NetworkConfig) {
+        let (context, notes) = (Arc::clone(&self.context), self.context.notes.clone());
+        let Some(known) = self.known.get_mut(&id) else { return };
+        let (Some(instance), Some(sync)) = (&known.instance, &self.sync) else { return };
+        let links = known.links.get_or_insert_with(|| {
+            let (links, configs) = mpsc::channel(links::QUEUE);
+            let assignment = &context.assignment;
+            let link = Link {
+                run: assignment.run.clone(),
+                id,
+                instance: Arc::clone(instance),
+                network: Arc::clone(&context.host.parts.network),
+                sync: Arc::clone(sync),
+                notes,
+                state: LinkState {
+                    up: true,
+                    address: assignment.address(id),
+                    prefix: assignment.subnet.prefix_len(),
+                },
+            };
+            self.effects.spawn(link.run(configs).in_current_span());
+            links
+        });
+        if let Err(mpsc::error::TrySendError::Full(_)) = links.try_send(config) {
+            let reason = format!("more than {} configurations wait", links::QUEUE);
+            self.on_link_failed(id, reason, true);
+        }
+    }
+
+    fn on_link_failed(&mut self, id: InstanceId, reason: String, fault_of_plan: bool) {
+        let reason = format!("network configuration of instance {id}: {reason}");
+        self.context.events.add("network_failed", reason.clone(), self.whom(id));
+        if let Some(known) = self.known.get_mut(&id) {
+            let failure = LifecycleEvent::Failure(reason.clone());
+            if let Some(outcome) = known.fold.on_said(&failure) {
+                self.context.report(ShareEvent::Said { instance: id, outcome });
+            }
+        }
+        self.handle(Event::Broken { reason, fault_of_plan });
+    }
+
+    fn warning(&mut self, text: String) {
+        warn!(warning = text, "a run carries a warning");
+        self.context.events.add("warning", text.clone(), None);
+        self.context.report(ShareEvent::Warning { text });
+    }
+
+    fn progress(&mut self, at_once: bool) {
+        let due = self.progress_told.is_none_or(|told| told.elapsed() >= PROGRESS);
+        if at_once || due {
+            self.progress_told = Some(Instant::now());
+            let doing = self.doing.clone();
+            self.context.report(ShareEvent::Progress { ready: self.ready, doing });
+        }
+    }
+
+    fn whom(&self, id: InstanceId) -> Option<Whom> {
+        let place = self.known.get(&id)?.place;
+        Some(Whom { group: self.context.group(place).to_owned(), instance: id })
+    }
+}
+
+impl Known {
+    fn new(place: InstancePlace) -> Self {
+        Self {
+            place,
+            fold: Fold::default(),
+            orders: None,
+            instance: None,
+            links: None,
+            let_go: false,
+            ended: false,
+        }
+    }
+
+    fn order(&self, order: Order) {
+        // There is room for every order there is; a task that is gone needs none.
+        if let Some(orders) = &self.orders {
+            let _ = orders.try_send(order);
+        }
+    }
+}
+
+async fn heard(events: &mut Option<mpsc::Receiver<SyncEvent>>) -> Option<SyncEvent> {
+    events.as_mut()?.recv().await
+}
+
+/// What an instance published, as an event for people.
+fn told(event: &LifecycleEvent) -> (&'static str, String) {
+    match event {
+        LifecycleEvent::Start => ("start_event", String::new()),
+        LifecycleEvent::Message(text) => ("message", text.clone()),
+        LifecycleEvent::StageStart(name) => ("stage_start", name.clone()),
+        LifecycleEvent::StageEnd(name) => ("stage_end", name.clone()),
+        LifecycleEvent::Success => ("success", String::new()),
+        LifecycleEvent::Failure(error) => ("failure", error.clone()),
+        LifecycleEvent::Crash { error, stacktrace } => ("crash", format!("{error}\n{stacktrace}")),
+    }
+}
+
+/// Identifies a share.
+pub(crate) fn key(assignment: &Assignment) -> (RunId, Attempt) {
+    (assignment.run.clone(), assignment.attempt)
+}

@@ -1,0 +1,325 @@
+//! Makes all instances of a share ready: images, data network, sync, then the instances, many at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Permissions;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundswell_common::chain::Chain;
+use groundswell_common::messages::InstancePlace;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, info_span, warn};
+
+use super::member::{Member, ORDERS};
+use super::{Context, Note};
+use crate::images::ImageError;
+use crate::logs::{LastLines, Stream};
+use crate::network::wire::WireSpec;
+use crate::network::{Attachment, NetworkError};
+use crate::parts::{MetricsSource, ShareSync};
+use crate::runtime::{Created, Instance, InstanceLabels, InstanceSpec, RuntimeError};
+use crate::sync::SyncSpec;
+
+/// Largest packet of the data interface.
+const MTU: u16 = 1500;
+/// How often an image is fetched before that counts as failed.
+const FETCHES: u32 = 5;
+/// Names an SDK may look up; all of them are served inside the instance's own namespace.
+const LOCAL_NAMES: [&str; 4] =
+    ["testground-sync-service", "testground-redis", "testground-influxdb", "influxdb"];
+
+/// Why a share cannot be prepared.
+#[derive(Debug)]
+pub(crate) struct Unprepared {
+    /// Why.
+    pub(crate) reason: String,
+    /// Whether the plan or its image is the cause.
+    pub(crate) fault_of_plan: bool,
+}
+
+impl Unprepared {
+    fn host(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), fault_of_plan: false }
+    }
+}
+
+impl From<RuntimeError> for Unprepared {
+    fn from(err: RuntimeError) -> Self {
+        let fault_of_plan = matches!(err, RuntimeError::Plan(_));
+        Self { reason: Chain(&err).to_string(), fault_of_plan }
+    }
+}
+
+impl From<NetworkError> for Unprepared {
+    fn from(err: NetworkError) -> Self {
+        let fault_of_plan = !matches!(err, NetworkError::Host { .. });
+        Self { reason: Chain(&err).to_string(), fault_of_plan }
+    }
+}
+
+/// Prepares the share. `Ok` means that every instance is ready and its network is announced.
+///
+/// Once `abort` is told nothing new is begun; instances that are being made are finished, so that each of
+/// them has an owner who removes it.
+pub(crate) async fn prepare(
+    context: Arc<Context>,
+    abort: CancellationToken,
+) -> Result<(), Unprepared> {
+    let opened = abort.run_until_cancelled(open(&context)).await;
+    let Some(sync) = opened.transpose()? else { return Err(aborted()) };
+    create_all(&context, &sync, &abort).await?;
+    let ready = async {
+        mark_started(&context)?;
+        let ids: Vec<_> = context.assignment.instances().map(|place| place.id).collect();
+        sync.network_ready(&ids).await;
+        Ok(())
+    };
+    abort.run_until_cancelled(ready).await.unwrap_or_else(|| Err(aborted()))
+}
+
+fn aborted() -> Unprepared {
+    Unprepared::host("preparing was aborted")
+}
+
+async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
+    let assignment = &context.assignment;
+    std::fs::create_dir_all(&context.spool).map_err(|err| {
+        Unprepared::host(format!("failed to create `{}`: {err}", context.spool.display()))
+    })?;
+    fetch_images(context).await?;
+    let network = &context.host.parts.network;
+    network.open(&assignment.run, assignment.subnet, assignment.seed).await?;
+    context.tell(Note::Doing("opening the sync log".to_owned())).await;
+    let spec = SyncSpec {
+        run: assignment.run.clone(),
+        attempt: assignment.attempt,
+        plan: assignment.plan.clone(),
+        case: assignment.case.clone(),
+        worker: context.host.worker.clone(),
+        epoch: context.epoch,
+        workers: assignment.workers.clone(),
+        total_instances: assignment.total_instances,
+    };
+    let host = &context.host;
+    let opened = host.parts.sync.open(host.bus.clone(), spec, &host.tasks).await;
+    let (sync, events) = opened.map_err(|err| Unprepared::host(Chain(err.as_ref()).to_string()))?;
+    context.tell(Note::Opened { sync: Arc::clone(&sync), events }).await;
+    Ok(sync)
+}
+
+async fn fetch_images(context: &Context) -> Result<(), Unprepared> {
+    let assignment = &context.assignment;
+    let groups: BTreeSet<u16> = assignment.share.iter().map(|range| range.group).collect();
+    for index in groups {
+        let group = assignment
+            .groups
+            .get(usize::from(index))
+            .ok_or_else(|| Unprepared::host(format!("the assignment has no group {index}")))?;
+        context.tell(Note::Doing(format!("fetching the image of group `{}`", group.id))).await;
+        let mut tries = 0;
+        while let Err(err) =
+            context.host.images.ensure(&group.image, context.runtime.as_ref()).await
+        {
+            tries += 1;
+            let text = Chain(&err).to_string();
+            if tries == FETCHES || !matches!(err, ImageError::Fetch { .. }) {
+                return Err(Unprepared { reason: text, fault_of_plan: err.is_fault_of_plan() });
+            }
+            warn!(error = text, tries, "image not fetched, trying again");
+            context.tell(Note::Doing(format!("trying again: {text}"))).await;
+            sleep(Duration::from_secs(1) * tries).await;
+        }
+    }
+    Ok(())
+}
+
+async fn create_all(
+    context: &Arc<Context>,
+    sync: &Arc<dyn ShareSync>,
+    abort: &CancellationToken,
+) -> Result<(), Unprepared> {
+    context.tell(Note::Doing("making instances".to_owned())).await;
+    let mut creating = JoinSet::new();
+    let mut places = context.assignment.instances();
+    let mut failed = None;
+    loop {
+        // Turns are taken by those who create, so that shares side by side get their part.
+        let next = if failed.is_none() && !abort.is_cancelled() && creating.len() < AT_ONCE {
+            places.next()
+        } else {
+            None
+        };
+        if let Some(place) = next {
+            let span = info_span!("instance", instance = %place.id, group = context.group(place));
+            let create = create(Arc::clone(context), Arc::clone(sync), place, span.clone());
+            creating.spawn(create.instrument(span));
+            continue;
+        }
+        match creating.join_next().await {
+            None => break,
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(err))) => {
+                failed.get_or_insert(err);
+            }
+            Some(Err(err)) => {
+                failed.get_or_insert(Unprepared::host(format!("making an instance: {err}")));
+            }
+        }
+    }
+    match failed {
+        Some(failed) => Err(failed),
+        None if abort.is_cancelled() => Err(aborted()),
+        None => Ok(()),
+    }
+}
+
+/// How many creations of one share are under way; the host's turns are fewer.
+const AT_ONCE: usize = 128;
+
+async fn create(
+    context: Arc<Context>,
+    sync: Arc<dyn ShareSync>,
+    place: InstancePlace,
+    span: tracing::Span,
+) -> Result<(), Unprepared> {
+    let turns = context.host.turns(context.runtime.kind());
+    let prepared = async {
+        let _turn = turns.acquire().await.expect("turns are never closed");
+        let directory = directories(&context, place).map_err(|err| {
+            Unprepared::host(format!("failed to create an instance's directories: {err}"))
+        })?;
+        let spec = spec(&context, place, &directory);
+        let labels = spec.labels.clone();
+        let created = context.runtime.create(spec).await?;
+        connect(&context, &sync, place, labels, &directory, created).await
+    };
+    let member = prepared.instrument(info_span!(parent: &span, "prepare")).await?;
+    let (orders, inbox) = mpsc::channel(ORDERS);
+    let instance = Arc::clone(&member.instance);
+    context.host.count(1);
+    let counted = Arc::clone(&context);
+    context.members.spawn(
+        async move {
+            member.run(inbox).await;
+            counted.host.count(-1);
+        }
+        .instrument(span),
+    );
+    context.tell(Note::Ready { id: place.id, orders, instance }).await;
+    Ok(())
+}
+
+/// Connects a created instance to the data network, the sync, the metrics and its log files.
+async fn connect(
+    context: &Arc<Context>,
+    sync: &Arc<dyn ShareSync>,
+    place: InstancePlace,
+    labels: InstanceLabels,
+    directory: &Path,
+    created: Created,
+) -> Result<Member, Unprepared> {
+    let assignment = &context.assignment;
+    let instance: Arc<dyn Instance> = Arc::from(created.instance);
+    let attachment = Attachment {
+        run: assignment.run.clone(),
+        instance: place.id,
+        device: created.wired.device,
+        address: assignment.address(place.id),
+    };
+    if let Err(err) = context.host.parts.network.attach(attachment).await {
+        if let Err(err) = instance.remove().await {
+            warn!(error = %Chain(&err), instance = %place.id, "instance not removed");
+        }
+        return Err(err.into());
+    }
+    sync.serve(place.id, assignment.hostname(place.id), created.wired.sync).await;
+    let source = MetricsSource { labels, file: directory.join("metrics.lp") };
+    let host = &context.host;
+    host.parts.metrics.serve(created.wired.influx, source, context.end.clone(), &context.servers);
+    let last = LastLines::default();
+    let mut pumps = JoinSet::new();
+    for (pipe, stderr) in [(created.stdout, false), (created.stderr, true)] {
+        let stream = Stream {
+            file: directory.join(if stderr { "stderr.log" } else { "stdout.log" }),
+            cap: assignment.options.log_cap_bytes,
+            instance: place.id,
+            group: context.group(place).to_owned(),
+            in_group: place.in_group,
+            stderr,
+            last: last.clone(),
+            live: context.live.clone(),
+        };
+        pumps.spawn(stream.pump(pipe));
+    }
+    Ok(Member {
+        id: place.id,
+        instance,
+        pumps,
+        last,
+        sync: Arc::clone(sync),
+        notes: context.notes.clone(),
+        starts: context.host.turns(context.runtime.kind()),
+        control: created.wired.control,
+        running: false,
+        over: false,
+    })
+}
+
+fn spec(context: &Context, place: InstancePlace, directory: &Path) -> InstanceSpec {
+    let assignment = &context.assignment;
+    let group = &assignment.groups[usize::from(place.group)];
+    let hosts: BTreeMap<String, Ipv4Addr> =
+        LOCAL_NAMES.iter().map(|name| ((*name).to_owned(), Ipv4Addr::LOCALHOST)).collect();
+    InstanceSpec {
+        labels: InstanceLabels {
+            run: assignment.run.clone(),
+            attempt: assignment.attempt,
+            instance: place.id,
+            worker: context.host.worker.clone(),
+            epoch: context.epoch,
+            plan: assignment.plan.clone(),
+            case: assignment.case.clone(),
+            group: group.id.clone(),
+            in_group: place.in_group,
+        },
+        image: group.image.clone(),
+        env: (context.host.parts.env)(assignment, place),
+        hostname: assignment.hostname(place.id),
+        outputs: directory.join("outputs"),
+        temp: directory.join("temp"),
+        hosts,
+        resources: group.resources.clone(),
+        ulimits: assignment.options.ulimits.clone(),
+        wire: WireSpec {
+            address: assignment.address(place.id),
+            prefix: assignment.subnet.prefix_len(),
+            mtu: MTU,
+        },
+        keep: assignment.options.keep_containers,
+    }
+}
+
+/// Makes the directories an instance writes to. Any user may: plans run as whom their image says.
+fn directories(context: &Context, place: InstancePlace) -> io::Result<std::path::PathBuf> {
+    let directory = context.directory(place);
+    for name in ["outputs", "temp"] {
+        let path = directory.join(name);
+        std::fs::create_dir_all(&path)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o777))?;
+    }
+    Ok(directory)
+}
+
+/// Writes down that instances of this attempt may run from here on: after a crash of the worker they are
+/// counted as lost and never started a second time.
+fn mark_started(context: &Context) -> Result<(), Unprepared> {
+    crate::reap::mark(&context.host.state_dir, &context.assignment.run, context.assignment.attempt)
+        .map_err(|err| Unprepared::host(format!("failed to write the start journal: {err}")))
+}

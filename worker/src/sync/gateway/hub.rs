@@ -1,0 +1,706 @@
+//! The thread that owns every socket of a run on this worker, and its copy of the log.
+//!
+//! ```text
+//! sockets ──read──► protocol ──► outbox ──► kv writer
+//!    ▲                                          ⋮ (the bus)
+//!    └──write── replies, items ◄── log ◄── kv follower
+//! ```
+//!
+//! One thread with one epoll, because everything the sockets ask for is decided by one state machine: a barrier of
+//! ten thousand is ten thousand reads and writes, and waking a task for each would cost as much again. All
+//! answers to one connection that fall due in one turn leave in one write.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use groundswell_common::ids::InstanceId;
+use groundswell_common::link::NetworkConfig;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::connection::{Connection, Flushed, Received};
+use super::slots::{Slot, Slots};
+use super::{Input, Progress, Waker};
+use crate::sync::log::{Effect, Entry, Log};
+use crate::sync::outbox::{Caller, Outbox, Outgoing, Wish};
+use crate::sync::protocol::{self, Call};
+use crate::sync::websocket::CloseCode;
+use crate::sync::{SyncEvent, SyncSpec, Waiting, lifecycle};
+
+/// How much is read from a socket at once.
+const READ_BYTES: usize = 64 * 1024;
+/// How many events epoll may tell at once.
+const EVENTS: usize = 1024;
+/// How often the hub looks at things nobody wakes it for.
+const TICK: Duration = Duration::from_secs(1);
+/// A connection that has been sent nothing for so long gets a harmless message: the Go SDK ends its instance
+/// after an hour without one.
+const KEEP_ALIVE: Duration = Duration::from_secs(600);
+/// Larger responses end the Go SDK's connection.
+const GO_LIMIT_BYTES: usize = 32 * 1024;
+/// The token of the waker; slots never have it.
+const WAKER: u64 = u64::MAX;
+
+/// A barrier someone waits in.
+#[derive(Debug)]
+struct Wait {
+    connection: u64,
+    id: Box<str>,
+    state: Box<str>,
+    target: u64,
+}
+
+/// An instance whose sockets are here.
+#[derive(Debug)]
+struct Served {
+    listener: u64,
+    connections: Vec<u64>,
+    /// How many of its network configurations have been signalled.
+    configured: u64,
+}
+
+/// What the hub is given.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) inbox: mpsc::Receiver<Input>,
+    pub(super) waker: Waker,
+    pub(super) outgoing: mpsc::Sender<Outgoing>,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) events: mpsc::Sender<SyncEvent>,
+}
+
+#[derive(Debug)]
+pub(super) struct Hub {
+    spec: SyncSpec,
+    prefix: String,
+    epoll: Epoll,
+    ends: Ends,
+    log: Log,
+    outbox: Outbox,
+    slots: Slots,
+    instances: BTreeMap<InstanceId, Served>,
+    /// Topics of network configurations, and for which local instance.
+    network_topics: HashMap<usize, InstanceId>,
+    run_events: usize,
+    /// By topic: connection and number of each subscription.
+    subscribers: Vec<Vec<(u64, usize)>>,
+    waits: BTreeMap<u64, Wait>,
+    next_wait: u64,
+    /// Whether the log has been read to its end once. Nothing is appended before.
+    caught_up: bool,
+    broken: Option<String>,
+    closing: bool,
+    /// Topics with new items, connections to flush, to flush again, and to read again.
+    grown: Vec<usize>,
+    dirty: Vec<u64>,
+    unread: Vec<u64>,
+    paused: Vec<u64>,
+    warned: Vec<usize>,
+    backlog: VecDeque<SyncEvent>,
+    effects: Vec<Effect>,
+    scratch: Vec<u8>,
+    now: Instant,
+    last_tick: Instant,
+}
+
+impl Hub {
+    pub(super) fn new(spec: SyncSpec, mut log: Log, ends: Ends) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(ends.waker.0.as_ref(), EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
+        let run_events = log.topic_index("run_events");
+        let prefix = format!("run:{}:plan:{}:case:{}:", spec.run, spec.plan, spec.case);
+        let now = Instant::now();
+        Ok(Self {
+            prefix,
+            epoll,
+            ends,
+            log,
+            outbox: Outbox::new(spec.worker.clone(), spec.epoch),
+            spec,
+            slots: Slots::default(),
+            instances: BTreeMap::new(),
+            network_topics: HashMap::new(),
+            run_events,
+            subscribers: Vec::new(),
+            waits: BTreeMap::new(),
+            next_wait: 0,
+            caught_up: false,
+            broken: None,
+            closing: false,
+            grown: Vec::new(),
+            dirty: Vec::new(),
+            unread: Vec::new(),
+            paused: Vec::new(),
+            warned: Vec::new(),
+            backlog: VecDeque::new(),
+            effects: Vec::new(),
+            scratch: Vec::new(),
+            now,
+            last_tick: now,
+        })
+    }
+
+    /// Runs until it is told to close, or its handles are gone.
+    pub(super) fn run(mut self) {
+        let mut events = vec![EpollEvent::empty(); EVENTS];
+        let mut buffer = vec![0_u8; READ_BYTES];
+        while !self.closing {
+            let count = match self.epoll.wait(&mut events, self.patience()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(err) => {
+                    warn!(error = %err, "sync gateway cannot wait for sockets");
+                    self.freeze(format!("epoll failed: {err}"), false);
+                    self.closing = true;
+                    0
+                }
+            };
+            self.now = Instant::now();
+            for token in std::mem::take(&mut self.unread) {
+                self.read(token, &mut buffer);
+            }
+            for event in &events[..count] {
+                self.ready(event.data(), event.events(), &mut buffer);
+            }
+            self.take_inputs();
+            self.append();
+            self.flush();
+            self.tell();
+            self.tick();
+        }
+        self.farewell();
+    }
+
+    fn patience(&self) -> EpollTimeout {
+        let wait = if !self.dirty.is_empty() || !self.unread.is_empty() {
+            Duration::ZERO
+        } else if self.backlog.is_empty() {
+            TICK
+        } else {
+            Duration::from_millis(10)
+        };
+        EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn ready(&mut self, token: u64, flags: EpollFlags, buffer: &mut [u8]) {
+        if token == WAKER {
+            self.ends.waker.reset();
+            return;
+        }
+        match self.slots.get_mut(token) {
+            Some(Slot::Listener(..)) => self.accept(token),
+            Some(Slot::Connection(connection)) => {
+                if flags.contains(EpollFlags::EPOLLOUT) {
+                    connection.unblock();
+                    self.mark(token);
+                }
+                if flags.intersects(!EpollFlags::EPOLLOUT) {
+                    self.read(token, buffer);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn accept(&mut self, token: u64) {
+        while let Some(Slot::Listener(listener, instance)) = self.slots.get_mut(token) {
+            let instance = *instance;
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return,
+                Err(err) => {
+                    warn!(error = %err, %instance, "sync connection not accepted");
+                    return;
+                }
+            };
+            if stream.set_nonblocking(true).is_err() || stream.set_nodelay(true).is_err() {
+                continue;
+            }
+            let connection = Connection::new(stream, instance, self.now);
+            let new = self.slots.insert(Slot::Connection(Box::new(connection)));
+            let Some(Slot::Connection(connection)) = self.slots.get_mut(new) else { continue };
+            // Edge-triggered, so that a socket that is full costs no further calls.
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP;
+            let event = EpollEvent::new(flags | EpollFlags::EPOLLET, new);
+            if let Err(err) = self.epoll.add(connection.stream().as_fd(), event) {
+                warn!(error = %err, %instance, "sync connection not watched");
+                self.slots.remove(new);
+                continue;
+            }
+            if let Some(served) = self.instances.get_mut(&instance) {
+                served.connections.push(new);
+            }
+        }
+    }
+
+    fn read(&mut self, token: u64, buffer: &mut [u8]) {
+        let Some(mut connection) = self.slots.take_connection(token) else { return };
+        if connection.is_paused() {
+            self.paused.push(token);
+            self.slots.put_connection(token, connection);
+            return;
+        }
+        match connection.receive(buffer) {
+            Received::Nothing => {}
+            Received::Ended => {
+                self.end(token, &connection);
+                return;
+            }
+            Received::Bytes(count) => {
+                connection.consume(&mut buffer[..count], |connection, message| {
+                    self.message(token, connection, message)
+                });
+                self.mark_taken(token, &mut connection);
+                if count == buffer.len() {
+                    self.unread.push(token);
+                }
+            }
+        }
+        self.slots.put_connection(token, connection);
+    }
+
+    fn message(
+        &mut self,
+        token: u64,
+        connection: &mut Connection,
+        message: &[u8],
+    ) -> Result<(), CloseCode> {
+        let request =
+            protocol::parse(message, &self.prefix).map_err(|_| CloseCode::InvalidData)?;
+        let id = &*request.id;
+        if let Some(reason) = &self.broken {
+            connection.send(&mut self.scratch, |out| protocol::failed(out, id, reason));
+            return Ok(());
+        }
+        let instance = connection.instance;
+        match request.call {
+            Call::Signal { state } => {
+                connection.open_calls += 1;
+                let caller = Caller { connection: token, id: id.into() };
+                self.outbox.push(instance, &state, Wish::Signal, Some(caller));
+            }
+            Call::Publish { topic, payload } => {
+                connection.open_calls += 1;
+                let caller = Caller { connection: token, id: id.into() };
+                let wish = Wish::Publish(payload.to_owned());
+                self.outbox.push(instance, &topic, wish, Some(caller));
+            }
+            Call::Barrier { state, target } => {
+                let wait = self.next_wait;
+                self.next_wait += 1;
+                if self.log.wait(&state, target, wait) {
+                    connection.waits.push(wait);
+                    let state = state.as_ref().into();
+                    self.waits
+                        .insert(wait, Wait { connection: token, id: id.into(), state, target });
+                } else {
+                    connection.send(&mut self.scratch, |out| protocol::passed(out, id));
+                }
+            }
+            Call::Subscribe { topic } => {
+                let topic = self.log.topic_index(&topic);
+                let number = connection.subscribe(id, topic);
+                if self.subscribers.len() <= topic {
+                    self.subscribers.resize_with(topic + 1, Vec::new);
+                }
+                self.subscribers[topic].push((token, number));
+            }
+            Call::Cancel => self.cancel(token, connection, id),
+            Call::Refused(why) => {
+                connection.send(&mut self.scratch, |out| protocol::failed(out, id, &why));
+            }
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self, token: u64, connection: &mut Connection, id: &str) {
+        for (topic, number) in connection.unsubscribe(id) {
+            self.subscribers[topic].retain(|one| *one != (token, number));
+        }
+        connection.waits.retain(|wait| {
+            let keep = self.waits.get(wait).is_some_and(|known| *known.id != *id);
+            if !keep {
+                self.waits.remove(wait);
+            }
+            keep
+        });
+    }
+
+    /// Forgets a connection whose socket has ended. What it had asked to append is still appended.
+    fn end(&mut self, token: u64, connection: &Connection) {
+        for wait in &connection.waits {
+            self.waits.remove(wait);
+        }
+        for (topic, number) in connection.subscribed() {
+            self.subscribers[topic].retain(|one| *one != (token, number));
+        }
+        if let Some(served) = self.instances.get_mut(&connection.instance) {
+            served.connections.retain(|one| *one != token);
+        }
+        self.slots.remove(token);
+    }
+
+    fn mark(&mut self, token: u64) {
+        if let Some(Slot::Connection(connection)) = self.slots.get_mut(token)
+            && !std::mem::replace(&mut connection.dirty, true)
+        {
+            self.dirty.push(token);
+        }
+    }
+
+    fn mark_taken(&mut self, token: u64, connection: &mut Connection) {
+        if !std::mem::replace(&mut connection.dirty, true) {
+            self.dirty.push(token);
+        }
+    }
+
+    fn take_inputs(&mut self) {
+        loop {
+            match self.ends.inbox.try_recv() {
+                Ok(input) => self.input(input),
+                Err(mpsc::error::TryRecvError::Empty) => return,
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    self.closing = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Entries(entries) => self.apply(&entries),
+            Input::CaughtUp => self.caught_up = true,
+            Input::Broken { reason, fault_of_plan } => self.freeze(reason, fault_of_plan),
+            Input::Serve { instance, hostname, listener } => {
+                self.serve(instance, &hostname, listener);
+            }
+            Input::NetworkReady(instances) => {
+                for instance in instances {
+                    self.wish(instance, "states:network-initialized", Wish::Ready);
+                }
+            }
+            Input::Configured { instance, state } => self.configured(instance, &state),
+            Input::Gone(gone) => {
+                for (instance, reason) in gone {
+                    self.wish(instance, "", Wish::Gone(reason));
+                }
+            }
+            Input::CloseInstance(instance) => self.close_instance(instance),
+            Input::Waiting { instance, reply } => {
+                let _ = reply.send(self.waiting(instance));
+            }
+            Input::Count { state, reply } => {
+                let _ = reply.send(self.log.count(&format!("states:{state}")));
+            }
+            Input::Close => self.closing = true,
+        }
+    }
+
+    fn wish(&mut self, instance: InstanceId, key: &str, wish: Wish) {
+        if self.broken.is_none() {
+            self.outbox.push(instance, key, wish, None);
+        }
+    }
+
+    fn serve(&mut self, instance: InstanceId, hostname: &str, listener: OwnedFd) {
+        let listener = TcpListener::from(listener);
+        let token = self.slots.insert(Slot::Listener(listener, instance));
+        let Some(Slot::Listener(listener, _)) = self.slots.get_mut(token) else { return };
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
+        if let Err(err) = self.epoll.add(listener.as_fd(), event) {
+            self.slots.remove(token);
+            let what = format!("instance {instance} cannot reach its sync gateway: {err}");
+            self.backlog.push_back(SyncEvent::Warning(what));
+            return;
+        }
+        let served = Served { listener: token, connections: Vec::new(), configured: 0 };
+        if let Some(old) = self.instances.insert(instance, served) {
+            self.slots.remove(old.listener);
+        }
+        let topic = self.log.topic_index(&format!("topics:network:{hostname}"));
+        self.network_topics.insert(topic, instance);
+        // A worker that was restarted hears again what its instances said before.
+        for at in 0..self.log.topic(self.run_events).len() {
+            self.said(at, Some(instance));
+        }
+        for at in 0..self.log.topic(topic).len() {
+            self.network(topic, at);
+        }
+    }
+
+    fn configured(&mut self, instance: InstanceId, state: &str) {
+        if state.is_empty() {
+            return;
+        }
+        let Some(served) = self.instances.get_mut(&instance) else { return };
+        served.configured += 1;
+        let which = served.configured;
+        self.wish(instance, &format!("states:{state}"), Wish::Configured(which));
+    }
+
+    fn close_instance(&mut self, instance: InstanceId) {
+        let Some(served) = self.instances.remove(&instance) else { return };
+        self.network_topics.retain(|_, whose| *whose != instance);
+        self.slots.remove(served.listener);
+        for token in served.connections {
+            if let Some(Slot::Connection(connection)) = self.slots.get_mut(token) {
+                connection.close(CloseCode::GoingAway);
+            }
+            self.mark(token);
+        }
+    }
+
+    fn waiting(&self, instance: InstanceId) -> Vec<Waiting> {
+        let Some(served) = self.instances.get(&instance) else { return Vec::new() };
+        let connections = served.connections.iter().filter_map(|token| self.slots.connection(*token));
+        let waits = connections.flat_map(|connection| &connection.waits);
+        waits
+            .filter_map(|wait| self.waits.get(wait))
+            .map(|wait| {
+                let total = self.spec.total_instances;
+                let (missing, missing_total) = self.log.missing(&wait.state, total);
+                Waiting {
+                    state: wait.state.strip_prefix("states:").unwrap_or(&wait.state).to_owned(),
+                    count: self.log.count(&wait.state),
+                    target: wait.target,
+                    missing,
+                    missing_total,
+                }
+            })
+            .collect()
+    }
+
+    fn apply(&mut self, entries: &[Entry]) {
+        if self.broken.is_some() {
+            return;
+        }
+        let mut effects = std::mem::take(&mut self.effects);
+        for entry in entries {
+            let applied = self.log.apply(entry.seq, &entry.key, &entry.value, &mut effects);
+            for effect in effects.drain(..) {
+                self.effect(effect);
+            }
+            if let Err(err) = applied {
+                self.freeze(err.to_string(), false);
+                break;
+            }
+        }
+        self.effects = effects;
+        for topic in std::mem::take(&mut self.grown) {
+            self.spread(topic);
+        }
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Signalled { ordinal } => {
+                self.answer(|out, id| protocol::signalled(out, id, ordinal));
+            }
+            Effect::Published { topic, position } => {
+                self.answer(|out, id| protocol::published(out, id, position));
+                self.check_size(topic, position);
+            }
+            Effect::Settled => drop(self.outbox.answered()),
+            Effect::OwnBatch { no } => {
+                self.outbox.landed(no);
+                self.unread.append(&mut self.paused);
+            }
+            Effect::Passed { waiter } => self.pass(waiter),
+            Effect::Appended { topic, position } => self.appended(topic, position),
+            Effect::Started => self.backlog.push_back(SyncEvent::Started),
+        }
+    }
+
+    fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>, &str)) {
+        let Some(caller) = self.outbox.answered() else { return };
+        let Some(Slot::Connection(connection)) = self.slots.get_mut(caller.connection) else {
+            return;
+        };
+        connection.open_calls -= 1;
+        connection.send(&mut self.scratch, |out| write(out, &caller.id));
+        self.mark(caller.connection);
+    }
+
+    fn pass(&mut self, waiter: u64) {
+        let Some(wait) = self.waits.remove(&waiter) else { return };
+        let Some(Slot::Connection(connection)) = self.slots.get_mut(wait.connection) else {
+            return;
+        };
+        connection.waits.retain(|one| *one != waiter);
+        connection.send(&mut self.scratch, |out| protocol::passed(out, &wait.id));
+        self.mark(wait.connection);
+    }
+
+    fn appended(&mut self, topic: usize, position: u64) {
+        let at = usize::try_from(position - 1).expect("a topic fits into memory");
+        if self.grown.last() != Some(&topic) {
+            self.grown.push(topic);
+        }
+        if topic == self.run_events {
+            self.said(at, None);
+        } else {
+            self.network(topic, at);
+        }
+    }
+
+    /// Tells what the publisher of a lifecycle event said, if it is `only` or anyone here.
+    fn said(&mut self, at: usize, only: Option<InstanceId>) {
+        let topic = self.log.topic(self.run_events);
+        let instance = topic.publisher(at);
+        if only.is_some_and(|only| only != instance) || !self.instances.contains_key(&instance) {
+            return;
+        }
+        if let Some(event) = lifecycle::parse(&topic.payload(at)) {
+            self.backlog.push_back(SyncEvent::Said { instance, event });
+        }
+    }
+
+    fn network(&mut self, topic: usize, at: usize) {
+        let Some(instance) = self.network_topics.get(&topic) else { return };
+        let payload = self.log.topic(topic).payload(at);
+        let config = NetworkConfig::from_testground(payload.as_bytes());
+        self.backlog.push_back(SyncEvent::Network { instance: *instance, config });
+    }
+
+    fn check_size(&mut self, topic: usize, position: u64) {
+        let at = usize::try_from(position - 1).expect("a topic fits into memory");
+        let size = self.log.topic(topic).item(at).len();
+        if size > GO_LIMIT_BYTES && !self.warned.contains(&topic) {
+            self.warned.push(topic);
+            let what = format!(
+                "a message of {size} bytes was published: the Go SDK ends connections that receive more than {GO_LIMIT_BYTES}"
+            );
+            self.backlog.push_back(SyncEvent::Warning(what));
+        }
+    }
+
+    /// Makes all subscribers of a topic that has grown send what is new.
+    fn spread(&mut self, topic: usize) {
+        let Some(subscribers) = self.subscribers.get_mut(topic) else { return };
+        let subscribers = std::mem::take(subscribers);
+        for (token, number) in &subscribers {
+            if let Some(Slot::Connection(connection)) = self.slots.get_mut(*token) {
+                connection.fall_behind(*number);
+            }
+            self.mark(*token);
+        }
+        self.subscribers[topic] = subscribers;
+    }
+
+    fn append(&mut self) {
+        if self.caught_up && self.broken.is_none() {
+            let batch = self.outbox.take(self.log.seen(), self.log.own_op());
+            if let Some(batch) = batch
+                && self.ends.outgoing.try_send(batch).is_err()
+            {
+                debug!("sync writer has ended");
+            }
+        }
+        let now = Progress {
+            seq: self.log.seen().seq,
+            own: self.outbox.landed_no(),
+            pending: !self.outbox.is_empty() || !self.waits.is_empty(),
+        };
+        self.ends.progress.send_if_modified(|known| std::mem::replace(known, now) != now);
+    }
+
+    fn flush(&mut self) {
+        for token in std::mem::take(&mut self.dirty) {
+            let Some(mut connection) = self.slots.take_connection(token) else { continue };
+            connection.dirty = false;
+            match connection.flush(&self.log, self.now) {
+                Flushed::All | Flushed::Blocked => {}
+                Flushed::More => self.mark_taken(token, &mut connection),
+                Flushed::Ended => {
+                    self.end(token, &connection);
+                    continue;
+                }
+                Flushed::Overflowed => {
+                    let instance = connection.instance;
+                    let what = format!("a sync connection of instance {instance} was closed: 64 MiB wait and it does not read");
+                    self.backlog.push_back(SyncEvent::Warning(what));
+                    self.end(token, &connection);
+                    continue;
+                }
+            }
+            self.slots.put_connection(token, connection);
+        }
+    }
+
+    /// Hands events to the supervisor; what it does not take yet waits.
+    fn tell(&mut self) {
+        while let Some(event) = self.backlog.pop_front() {
+            match self.ends.events.try_send(event) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(event)) => {
+                    self.backlog.push_front(event);
+                    return;
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => {}
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.now.duration_since(self.last_tick) < TICK {
+            return;
+        }
+        self.last_tick = self.now;
+        for token in self.slots.tokens() {
+            let Some(Slot::Connection(connection)) = self.slots.get_mut(token) else { continue };
+            if connection.is_open() && self.now.duration_since(connection.last_sent) >= KEEP_ALIVE {
+                connection.send(&mut self.scratch, |out| {
+                    protocol::passed(out, protocol::KEEP_ALIVE_ID);
+                });
+                self.mark(token);
+            }
+        }
+    }
+
+    /// The log cannot be used any more: every open call gets an error, and so will every later one.
+    fn freeze(&mut self, reason: String, fault_of_plan: bool) {
+        if self.broken.is_some() {
+            return;
+        }
+        let why = format!("sync is lost: {reason}");
+        for caller in self.outbox.abandon() {
+            self.fail(caller.connection, &caller.id, &why);
+        }
+        for wait in std::mem::take(&mut self.waits).into_values() {
+            self.fail(wait.connection, &wait.id, &why);
+        }
+        for token in self.slots.tokens() {
+            let Some(connection) = self.slots.connection(token) else { continue };
+            for id in connection.subscription_ids() {
+                self.fail(token, &id, &why);
+            }
+        }
+        self.broken = Some(why);
+        self.backlog.push_back(SyncEvent::Broken { reason, fault_of_plan });
+    }
+
+    fn fail(&mut self, token: u64, id: &str, why: &str) {
+        if let Some(Slot::Connection(connection)) = self.slots.get_mut(token) {
+            connection.send(&mut self.scratch, |out| protocol::failed(out, id, why));
+            self.mark(token);
+        }
+    }
+
+    fn farewell(&mut self) {
+        for token in self.slots.tokens() {
+            if let Some(Slot::Connection(connection)) = self.slots.get_mut(token) {
+                connection.close(CloseCode::GoingAway);
+            }
+            self.mark(token);
+        }
+        self.flush();
+        self.tell();
+    }
+}
