@@ -52,11 +52,11 @@ pub(super) fn call(
         "pick" => {
             let [map, key] = two(name, args)?;
             let key = text(name, key)?;
-            let value = self::map(name, map)?.get(key).cloned().unwrap_or(Value::Missing);
+            let value = map_of(name, map)?.get(key).cloned().unwrap_or(Value::Missing);
             Ok(Value::Map(BTreeMap::from([(key.to_owned(), value)])))
         }
         "withEnv" => {
-            let mut map = self::map(name, one(name, args)?)?;
+            let mut map = map_of(name, one(name, args)?)?;
             map.insert("Env".to_owned(), Value::Env(env.clone()));
             Ok(Value::Map(map))
         }
@@ -113,7 +113,7 @@ fn text<'a>(name: &str, value: &'a Value) -> Result<&'a str, Failure> {
     }
 }
 
-fn map(name: &str, value: &Value) -> Result<BTreeMap<String, Value>, Failure> {
+fn map_of(name: &str, value: &Value) -> Result<BTreeMap<String, Value>, Failure> {
     match value {
         Value::Map(map) => Ok(map.clone()),
         Value::Missing => Ok(BTreeMap::new()),

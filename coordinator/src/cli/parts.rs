@@ -4,14 +4,29 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use groundswell_common::bus::Bus;
+#[cfg(feature = "local")]
+use groundswell_common::bus::BusConfig;
+use groundswell_common::composition::{Composition, resolve};
+use groundswell_common::diagnostic::SourceFile;
+use groundswell_common::manifest::Manifest;
 use groundswell_common::objects::Objects;
+#[cfg(feature = "local")]
+use groundswell_common::objects::ObjectsConfig;
+use groundswell_common::outputs::{self, IndexEntry};
 use groundswell_common::run::RunRecord;
+use groundswell_common::template;
 use groundswell_common::timing::Lease;
-use serde::Deserialize;
+use groundswell_coordinator::build::source;
+use groundswell_coordinator::parts::Parts;
+use groundswell_coordinator::parts::real::{BusSyncLogs, Compositions};
+use groundswell_coordinator::service::{Service, ServiceConfig};
+#[cfg(feature = "local")]
+use groundswell_worker::config::WorkerConfig;
 use tokio_util::sync::CancellationToken;
 
 /// Names under which a worker may have stored what an instance printed on stdout, best first.
@@ -32,6 +47,7 @@ pub(crate) struct Loaded {
     pub(crate) runs: Vec<String>,
     /// What people should know, rendered.
     pub(crate) warnings: Vec<String>,
+    color: bool,
     parsed: Composition,
 }
 
@@ -73,76 +89,24 @@ pub(crate) struct PlanManifest {
     parsed: Manifest,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct Composition {
-    global: Global,
-    #[serde(default)]
-    groups: Vec<Group>,
-    #[serde(default)]
-    runs: Vec<Run>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Global {
-    plan: String,
-    #[serde(default)]
-    case: String,
-    #[serde(default)]
-    builder: String,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Group {
-    id: String,
-    #[serde(default)]
-    instances: Instances,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Run {
-    id: String,
-    #[serde(default)]
-    groups: Vec<Group>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-struct Instances {
-    #[serde(default)]
-    count: u32,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Manifest {
-    name: String,
-    #[serde(default)]
-    defaults: BTreeMap<String, String>,
-    #[serde(default)]
-    extra_sources: BTreeMap<String, Vec<String>>,
-    #[serde(default)]
-    testcases: Vec<Case>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Case {
-    name: String,
-}
-
 /// Reads a composition. The error is rendered text.
 pub(crate) fn load(file_name: &str, text: &str, reading: Reading<'_>) -> Result<Loaded, String> {
-    let _ = (reading.env, reading.base, reading.strict, reading.color);
-    let parsed: Composition =
-        toml::from_str(text).map_err(|err| format!("{file_name} is not valid:\n{err}"))?;
-    let mut runs: Vec<String> = parsed.runs.iter().map(|run| run.id.clone()).collect();
-    if runs.is_empty() {
-        runs.push("default".to_owned());
-    }
-    runs.sort();
+    let source = SourceFile::new(file_name, text);
+    let resource = |path: &str| {
+        let path = reading.base.join(path);
+        std::fs::read_to_string(&path).map_err(|err| format!("{}: {err}", path.display()))
+    };
+    let text = template::render(&source, reading.env, &resource)
+        .map_err(|err| err.render(reading.color))?;
+    let (parsed, warnings) = Composition::parse(file_name, &text, reading.strict)
+        .map_err(|err| err.render(reading.color))?;
     Ok(Loaded {
-        text: text.to_owned(),
+        text,
         plan: parsed.global.plan.clone(),
         case: parsed.global.case.clone(),
-        runs,
-        warnings: Vec::new(),
+        runs: parsed.run_ids(),
+        warnings: warnings.iter().map(|warning| warning.render(reading.color)).collect(),
+        color: reading.color,
         parsed,
     })
 }
@@ -169,14 +133,12 @@ pub(crate) fn single(single: &Single<'_>) -> String {
 
 /// Reads a manifest. The error is rendered text.
 pub(crate) fn manifest(file_name: &str, text: &str) -> Result<PlanManifest, String> {
-    let parsed: Manifest =
-        toml::from_str(text).map_err(|err| format!("{file_name} is not valid:\n{err}"))?;
-    let default = |key: &str| parsed.defaults.get(key).cloned().unwrap_or_default();
+    let (parsed, _) = Manifest::parse(file_name, text, false).map_err(|err| err.render(false))?;
     Ok(PlanManifest {
         name: parsed.name.clone(),
-        cases: parsed.testcases.iter().map(|case| case.name.clone()).collect(),
-        runner: default("runner"),
-        builder: default("builder"),
+        cases: parsed.cases.iter().map(|case| case.name.clone()).collect(),
+        runner: parsed.default_runner.clone(),
+        builder: parsed.default_builder.clone(),
         parsed,
     })
 }
@@ -187,16 +149,9 @@ pub(crate) fn groups(
     manifest: &PlanManifest,
     run: &str,
 ) -> Result<Vec<(String, u32)>, String> {
-    if !manifest.cases.contains(&loaded.case) {
-        let known = manifest.cases.join(", ");
-        return Err(format!(
-            "plan `{}` has no case `{}`; it has: {known}",
-            manifest.name, loaded.case
-        ));
-    }
-    let explicit = loaded.parsed.runs.iter().find(|known| known.id == run);
-    let groups = explicit.map_or(&loaded.parsed.groups, |run| &run.groups);
-    Ok(groups.iter().map(|group| (group.id.clone(), group.instances.count)).collect())
+    let resolved =
+        resolve(&loaded.parsed, &manifest.parsed, run).map_err(|err| err.render(loaded.color))?;
+    Ok(resolved.groups.into_iter().map(|group| (group.id, group.instances)).collect())
 }
 
 /// The directories besides the plan's own that its builder wants, by the name they get.
@@ -219,21 +174,9 @@ pub(crate) async fn pack(
     plan_dir: &Path,
     extra: &[(String, PathBuf)],
     objects: &Objects,
+    cache_dir: &Path,
 ) -> anyhow::Result<String> {
-    let (plan_dir, extra) = (plan_dir.to_owned(), extra.to_vec());
-    let packed =
-        tokio::task::spawn_blocking(move || -> std::io::Result<tempfile::NamedTempFile> {
-            let file = tempfile::NamedTempFile::new()?;
-            let mut tar = tar::Builder::new(zstd::Encoder::new(file.reopen()?, 3)?);
-            tar.append_dir_all("plan", &plan_dir)?;
-            for (name, dir) in &extra {
-                tar.append_dir_all(format!("extra/{name}"), dir)?;
-            }
-            tar.into_inner()?.finish()?;
-            Ok(file)
-        })
-        .await??;
-    Ok(objects.put_blob(packed.path()).await?)
+    Ok(source::store(plan_dir, extra, objects, cache_dir).await?)
 }
 
 /// What the service needs.
@@ -246,14 +189,26 @@ pub(crate) struct ServiceParts {
 }
 
 /// Starts the service. Once this returns it answers; the future ends when it has ended.
-#[expect(clippy::unused_async, reason = "the service starts asynchronously")]
 pub(crate) async fn start_service(
     parts: ServiceParts,
     shutdown: CancellationToken,
 ) -> anyhow::Result<BoxFuture<'static, anyhow::Result<()>>> {
     let ServiceParts { bus, objects, lease, cache_dir, name } = parts;
-    let _ = (bus, objects, lease, cache_dir, shutdown);
-    anyhow::bail!("this build of the coordinator has no service for `{name}`")
+    let joined = Parts {
+        prepare: Arc::new(Compositions::new(objects.clone(), &cache_dir)),
+        sync_logs: Arc::new(BusSyncLogs { bus: bus.clone() }),
+    };
+    let config = ServiceConfig { lease, ..ServiceConfig::new(bus, objects, name, joined) };
+    let service = Service::start(config, shutdown.clone()).await?;
+    Ok(Box::pin(async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {
+                service.stop().await;
+                Ok(())
+            }
+            () = service.deposed() => anyhow::bail!("another coordinator has taken the lead"),
+        }
+    }))
 }
 
 /// What an embedded worker needs.
@@ -275,10 +230,23 @@ pub(crate) fn run_worker(
     parts: WorkerParts,
     shutdown: CancellationToken,
 ) -> BoxFuture<'static, anyhow::Result<()>> {
+    let WorkerParts { url, objects, name, state_dir } = parts;
     Box::pin(async move {
-        let WorkerParts { url, objects, name, state_dir } = parts;
-        let _ = (url, objects, state_dir, shutdown);
-        anyhow::bail!("this build of the coordinator has no worker for `{name}`")
+        let config = WorkerConfig {
+            id: name.parse()?,
+            bus: BusConfig { url, credentials: None, name: format!("groundswell worker {name}") },
+            objects: ObjectsConfig {
+                url: objects,
+                endpoint: std::env::var("GROUNDSWELL_S3_ENDPOINT").ok(),
+                region: None,
+            },
+            state_dir,
+            slots: None,
+            runtimes: Vec::new(),
+            labels: BTreeMap::new(),
+            spawner: None,
+        };
+        groundswell_worker::agent::run(config, shutdown).await
     })
 }
 
@@ -297,41 +265,14 @@ pub(crate) fn worker_arguments(
 
 /// Does the work of an embedded worker's helper process when this process was started as one.
 pub(crate) fn asked_to_be_a_helper() -> Option<ExitCode> {
+    #[cfg(feature = "local")]
+    return groundswell_worker::spawner_main_if_asked();
+    #[cfg(not(feature = "local"))]
     None
 }
 
 /// A file among a run's stored outputs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct OutputFile {
-    /// Group of the instance that wrote it.
-    pub(crate) group: String,
-    /// Number of that instance within its group.
-    pub(crate) in_group: u32,
-    /// Path within the instance's outputs.
-    pub(crate) path: String,
-    /// Bytes.
-    pub(crate) size: u64,
-    /// Permission bits.
-    pub(crate) mode: u32,
-    pack: String,
-    offset: u64,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    files: Vec<IndexedFile>,
-}
-
-#[derive(Deserialize)]
-struct IndexedFile {
-    group: String,
-    in_group: u32,
-    path: String,
-    pack: String,
-    offset: u64,
-    size: u64,
-    mode: u32,
-}
+pub(crate) type OutputFile = IndexEntry;
 
 /// The stored outputs of a run.
 pub(crate) async fn outputs(
@@ -340,26 +281,12 @@ pub(crate) async fn outputs(
 ) -> anyhow::Result<Vec<OutputFile>> {
     let mut files = Vec::new();
     for key in &record.indexes {
-        let stored = objects.get(key).await?;
-        let stored = stored.ok_or_else(|| anyhow::anyhow!("`{key}` is not in the object store"))?;
-        let index: Index = serde_json::from_slice(&stored)?;
-        files.extend(index.files.into_iter().map(|file| OutputFile {
-            group: file.group,
-            in_group: file.in_group,
-            path: file.path,
-            size: file.size,
-            mode: file.mode,
-            pack: file.pack,
-            offset: file.offset,
-        }));
+        files.extend(outputs::read_index(objects, key).await?.files);
     }
     Ok(files)
 }
 
 /// The content of one stored file.
 pub(crate) async fn read_output(objects: &Objects, file: &OutputFile) -> anyhow::Result<Bytes> {
-    if file.size == 0 {
-        return Ok(Bytes::new());
-    }
-    Ok(objects.get_range(&file.pack, file.offset..file.offset + file.size).await?)
+    Ok(outputs::read_file(objects, file).await?)
 }

@@ -127,8 +127,9 @@ async fn submit_all(
     let prepare = async {
         let objects = place.link.objects(session).await?;
         let extra = parts::extra_sources(&inputs.loaded, &inputs.manifest, &inputs.plan_dir);
+        let cache_dir = session.settings.home.join("cache");
         let (packed, source_info) = tokio::join!(
-            parts::pack(&inputs.plan_dir, &extra, &objects),
+            parts::pack(&inputs.plan_dir, &extra, &objects, &cache_dir),
             inputs::source_info(&inputs.plan_dir)
         );
         let source = packed.map_err(|err| Trouble::from_error(Exit::Infra, err.as_ref()))?;

@@ -172,10 +172,7 @@ fn what_cannot_be_trusted_is_told_by_its_name() {
     let mut log = Log::new(identity());
     let mut effects = Vec::new();
     let (key, value) = &server.stored[1];
-    assert_eq!(
-        log.apply(2, key, value, &mut effects),
-        Err(Integrity::Hole { last: 0, found: 2 })
-    );
+    assert_eq!(log.apply(2, key, value, &mut effects), Err(Integrity::Hole { last: 0, found: 2 }));
     assert_eq!(log.apply(1, key, value, &mut effects), Err(Integrity::Foreign));
 
     let mut skipping = Server::new();

@@ -1,6 +1,8 @@
 //! What the service needs from the rest of the coordinator: a request that becomes a checked outline and
 //! then images, and the sync log of a run.
 
+pub mod real;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
