@@ -9,6 +9,7 @@ use groundswell_common::objects::Objects;
 
 use crate::config::WorkerConfig;
 use crate::parts::Parts;
+use crate::reap::StateDir;
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +21,18 @@ pub struct Finding {
 }
 
 /// Looks at everything a worker needs. A host with one runtime that works is a worker.
-pub async fn examine(config: &WorkerConfig, parts: &Parts) -> Vec<Finding> {
-    let mut findings = runtimes(parts);
+///
+/// # Errors
+/// When this host cannot carry packets at all.
+pub async fn examine(config: &WorkerConfig) -> anyhow::Result<Vec<Finding>> {
+    let path = config.state_dir.display();
+    let state = match StateDir::take(&config.state_dir) {
+        Ok(state) => state,
+        // Looking at the runtimes would disturb the worker that has it.
+        Err(err) => return Ok(vec![bad(Chain(&err).to_string())]),
+    };
+    let mut findings = vec![good(format!("the state directory `{path}` is usable"))];
+    findings.extend(runtimes(&Parts::find(config).await?));
     findings.push(match Bus::connect(&config.bus).await {
         Ok(bus) => good(format!("nats-server {} answers", bus.server_version())),
         Err(err) => bad(Chain(&err).to_string()),
@@ -34,13 +45,10 @@ pub async fn examine(config: &WorkerConfig, parts: &Parts) -> Vec<Finding> {
         Ok(()) => good(format!("the object store `{}` takes and gives", config.objects.url)),
         Err(err) => bad(Chain(&err).to_string()),
     });
-    findings.push(match crate::reap::StateDir::take(&config.state_dir) {
-        Ok(_) => good(format!("the state directory `{}` is usable", config.state_dir.display())),
-        Err(err) => bad(Chain(&err).to_string()),
-    });
     let mib = crate::agent::memory_bytes() >> 20;
     findings.push(good(format!("{mib} MiB of memory")));
-    findings
+    drop(state);
+    Ok(findings)
 }
 
 fn runtimes(parts: &Parts) -> Vec<Finding> {

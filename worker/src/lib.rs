@@ -33,4 +33,5 @@ mod outputs;
 mod reap;
 mod report;
 mod supervisor;
+
 pub use runtime::netns::spawner_main_if_asked;

@@ -49,15 +49,22 @@ pub(crate) enum StateDirError {
 impl StateDir {
     /// Takes the directory.
     pub(crate) fn take(path: &Path) -> Result<Self, StateDirError> {
+        make_directories(path)?;
         let unusable = |source| StateDirError::Unusable { path: path.to_owned(), source };
-        for name in ["blobs", "spool", "started"] {
-            std::fs::create_dir_all(path.join(name)).map_err(unusable)?;
-        }
         let file = File::create(path.join("lock")).map_err(unusable)?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|_| StateDirError::Taken { path: path.to_owned() })?;
         Ok(Self { _lock: lock })
     }
+}
+
+/// Makes the directories the worker keeps things in.
+pub(crate) fn make_directories(path: &Path) -> Result<(), StateDirError> {
+    let unusable = |source| StateDirError::Unusable { path: path.to_owned(), source };
+    for name in ["blobs", "spool", "started"] {
+        std::fs::create_dir_all(path.join(name)).map_err(unusable)?;
+    }
+    Ok(())
 }
 
 /// Removes what an earlier life has left. Goes on after each failure; what stays is told as a warning.

@@ -106,9 +106,8 @@ pub(crate) async fn run(
             Some(Sent::Fenced) => {
                 warn!(epoch = %current.epoch, "this worker was counted lost, registering again");
                 again.notify_one();
-                let epoch = current.epoch;
-                let newer = session.wait_for(|now| now.is_some_and(|now| now.epoch != epoch));
-                if !matches!(end.run_until_cancelled(newer).await, Some(Ok(_))) {
+                // Whatever it says: the coordinator may stand by the epoch.
+                if !matches!(end.run_until_cancelled(session.changed()).await, Some(Ok(()))) {
                     return;
                 }
             }

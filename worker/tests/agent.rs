@@ -199,7 +199,7 @@ async fn a_command_that_does_not_exist_is_the_plans_fault() {
 
 #[tokio::test]
 async fn a_worker_that_nobody_answers_kills_its_instances_and_tells_later() {
-    let stage = Stage::new(Lease::DEFAULT.faster(60), |_| vec![Step::Hang]).await;
+    let stage = Stage::new(Lease::DEFAULT.faster(20), |_| vec![Step::Hang]).await;
     let assignment = stage.running(2).await;
     stage.coordinator.answers.store(false, Ordering::SeqCst);
     wait_until("both are killed", || {
@@ -216,7 +216,7 @@ async fn a_worker_that_nobody_answers_kills_its_instances_and_tells_later() {
 
 #[tokio::test]
 async fn a_former_leader_is_not_obeyed_and_a_lost_report_comes_again() {
-    let stage = Stage::new(Lease::DEFAULT.faster(20), |_| vec![Step::Hang]).await;
+    let stage = Stage::new(Lease::DEFAULT, |_| vec![Step::Hang]).await;
     stage.coordinator.drops_reports.store(2, Ordering::SeqCst);
     let assignment = stage.assignment(1);
     stage.want(5, &[(&assignment, Want::Run)]).await;

@@ -53,7 +53,26 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 type Key = (RunId, Attempt);
 
-/// Runs a worker out of `parts` until `shutdown`, then drains it.
+/// Runs a worker out of what works on this host until `shutdown`, then drains it.
+///
+/// # Errors
+/// When it cannot start, or did not drain in time.
+pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
+    // Before the parts: a runtime cleans up after the one before it.
+    let state = StateDir::take(&config.state_dir)?;
+    let parts = Parts::find(&config).await?;
+    ensure!(
+        !parts.runtimes.is_empty(),
+        "no runtime works on this host, so it cannot run instances: {}",
+        parts.notes.join("; ")
+    );
+    let ended = run_with(config, parts, shutdown).await;
+    drop(state);
+    ended
+}
+
+/// Runs a worker out of `parts` until `shutdown`, then drains it. The caller holds the state
+/// directory.
 ///
 /// # Errors
 /// When it cannot start, or did not drain in time.
@@ -62,9 +81,10 @@ pub async fn run_with(
     parts: Parts,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    allow_many_files();
     let objects = Objects::open(&config.objects)?;
     let bus = Bus::connect(&config.bus).await?;
-    let state = StateDir::take(&config.state_dir)?;
+    reap::make_directories(&config.state_dir)?;
     objects.probe(config.id.as_str()).await.context("the object store cannot be used")?;
     reap::reap(&parts, &config.id, &config.state_dir).await;
 
@@ -119,10 +139,20 @@ pub async fn run_with(
     for err in reap_all(&host).await {
         warn!(error = err, "leftovers stay");
     }
-    drop(state);
     ensure!(drained && ended, "the worker did not drain in time");
     info!("worker left");
     Ok(())
+}
+
+/// An instance takes about ten descriptors; the usual limit is there for programs that use `select`.
+fn allow_many_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(err) = raised {
+        warn!(error = %err, "the limit on open files stays as it is");
+    }
 }
 
 async fn reap_all(host: &Host) -> Vec<String> {

@@ -258,7 +258,7 @@ enum Step {
 }
 
 enum Input {
-    Directive(Option<Directive>),
+    Directive(Directive),
     Note(Note),
     Sync(SyncEvent),
     SyncClosed,
@@ -349,9 +349,8 @@ impl Supervisor {
         loop {
             tokio::select! {
                 biased;
-                changed = self.directive.changed() => {
-                    let directive = self.directive.borrow_and_update().clone();
-                    return Input::Directive(changed.is_ok().then_some(directive));
+                Ok(()) = self.directive.changed() => {
+                    return Input::Directive(self.directive.borrow_and_update().clone());
                 }
                 // Before steps: what a step's tasks told comes before its end.
                 Some(note) = self.notes.recv() => return Input::Note(note),
@@ -377,11 +376,10 @@ impl Supervisor {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Directive(None) => self.handle(Event::Released),
-            Input::Directive(Some(directive)) if !directive.listed => {
+            Input::Directive(directive) if !directive.listed => {
                 self.handle(Event::Released);
             }
-            Input::Directive(Some(directive)) => self.handle(Event::Wanted(directive.want)),
+            Input::Directive(directive) => self.handle(Event::Wanted(directive.want)),
             Input::Note(note) => self.on_note(note),
             Input::Sync(event) => self.on_sync(event),
             Input::SyncClosed => self.sync_events = None,

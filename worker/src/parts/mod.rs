@@ -17,6 +17,8 @@ use crate::network::Network;
 use crate::runtime::{InstanceLabels, Runtime};
 use crate::sync::{SyncEvent, SyncSpec, Waiting};
 
+mod found;
+
 /// Everything the worker process is wrapped around.
 #[derive(Clone)]
 pub struct Parts {

@@ -1,0 +1,165 @@
+//! The real parts, as far as this host has what they need.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use groundswell_common::bus::Bus;
+use groundswell_common::chain::Chain;
+use groundswell_common::ids::InstanceId;
+use groundswell_common::instance_env::instance_env;
+use groundswell_common::messages::RuntimeKind;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info};
+
+use super::{Metrics, MetricsSource, OpenSync, Opened, Parts, ShareSync};
+use crate::config::WorkerConfig;
+use crate::influx::line::Identity;
+use crate::influx::{self, MetricsSink};
+use crate::network::switch::Switch;
+use crate::runtime::docker::{DockerConfig, DockerRuntime};
+use crate::runtime::netns::{NetnsConfig, NetnsRuntime};
+use crate::runtime::{Runtime, RuntimeError};
+use crate::sync::{RunSync, SyncSpec, Waiting};
+
+/// How much of one instance's metrics is kept.
+const METRICS_CAP: u64 = 64 << 20;
+/// The most threads that carry packets.
+const MOST_SWITCH_THREADS: usize = 8;
+
+impl Parts {
+    /// Finds the runtimes that work on this host, and why the others do not.
+    ///
+    /// # Errors
+    /// When the data network cannot be started.
+    pub async fn find(config: &WorkerConfig) -> anyhow::Result<Self> {
+        let mut runtimes: Vec<Arc<dyn Runtime>> = Vec::new();
+        let mut notes = Vec::new();
+        for kind in [RuntimeKind::Netns, RuntimeKind::Docker] {
+            if !config.runtimes.is_empty() && !config.runtimes.contains(&kind) {
+                continue;
+            }
+            match runtime(kind, config).await {
+                Ok(runtime) => runtimes.push(runtime),
+                Err(err) => {
+                    let note = Chain(&err).to_string();
+                    info!(runtime = kind.as_str(), error = note, "runtime does not work here");
+                    notes.push(note);
+                }
+            }
+        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let switch = Switch::new((cores / 2).clamp(1, MOST_SWITCH_THREADS))?;
+        Ok(Self {
+            runtimes,
+            notes,
+            network: Arc::new(switch),
+            sync: Arc::new(BusSync),
+            metrics: Arc::new(InfluxEndpoint),
+            env: instance_env,
+        })
+    }
+}
+
+async fn runtime(
+    kind: RuntimeKind,
+    config: &WorkerConfig,
+) -> Result<Arc<dyn Runtime>, RuntimeError> {
+    let worker = config.id.clone();
+    let state_dir = config.state_dir.join(kind.as_str());
+    match kind {
+        RuntimeKind::Netns => {
+            let itself = || PathBuf::from("/proc/self/exe");
+            let spawner = config.spawner.clone().unwrap_or_else(itself);
+            std::fs::create_dir_all(&state_dir).map_err(|source| RuntimeError::Host {
+                doing: format!("create `{}`", state_dir.display()),
+                source: source.into(),
+            })?;
+            Ok(Arc::new(NetnsRuntime::new(NetnsConfig { worker, state_dir, spawner }).await?))
+        }
+        RuntimeKind::Docker => {
+            let config = DockerConfig { worker, state_dir, socket: None };
+            Ok(Arc::new(DockerRuntime::connect(config).await?))
+        }
+    }
+}
+
+/// Sync over the bus.
+struct BusSync;
+
+#[async_trait]
+impl OpenSync for BusSync {
+    async fn open(&self, bus: Bus, spec: SyncSpec, tasks: &TaskTracker) -> anyhow::Result<Opened> {
+        let (sync, events) = RunSync::open(bus, spec, tasks).await?;
+        Ok((Arc::new(sync), events))
+    }
+}
+
+#[async_trait]
+impl ShareSync for RunSync {
+    async fn serve(&self, instance: InstanceId, hostname: String, listener: OwnedFd) {
+        Self::serve(self, instance, hostname, listener).await;
+    }
+
+    async fn network_ready(&self, instances: &[InstanceId]) {
+        Self::network_ready(self, instances).await;
+    }
+
+    async fn configured(&self, instance: InstanceId, callback_state: &str) {
+        Self::configured(self, instance, callback_state).await;
+    }
+
+    async fn gone(&self, instances: Vec<(InstanceId, String)>) {
+        Self::gone(self, instances).await;
+    }
+
+    async fn close_instance(&self, instance: InstanceId) {
+        Self::close_instance(self, instance).await;
+    }
+
+    async fn waiting(&self, instance: InstanceId) -> Vec<Waiting> {
+        Self::waiting(self, instance).await
+    }
+
+    async fn close(&self) {
+        Self::close(self.clone()).await;
+    }
+}
+
+/// The Influx endpoint of an instance, kept in a file beside its logs.
+struct InfluxEndpoint;
+
+impl Metrics for InfluxEndpoint {
+    fn serve(
+        &self,
+        listener: OwnedFd,
+        source: MetricsSource,
+        end: CancellationToken,
+        tasks: &TaskTracker,
+    ) {
+        let labels = source.labels;
+        let tags = [
+            ("run", labels.run.to_string()),
+            ("plan", labels.plan),
+            ("case", labels.case),
+            ("group", labels.group),
+        ];
+        let identity = Identity {
+            tags: tags.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            instance: labels.instance.0,
+        };
+        let (sink, written) = MetricsSink::new(source.file, METRICS_CAP);
+        tasks.spawn(async move {
+            if let Err(err) = written.await {
+                debug!(error = %err, "metrics are not kept");
+            }
+        });
+        tasks.spawn(async move {
+            if let Err(err) = influx::serve(listener, identity, sink, end).await {
+                debug!(error = %err, "metrics are not taken");
+            }
+        });
+    }
+}
