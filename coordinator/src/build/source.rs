@@ -424,7 +424,7 @@ mod tests {
         let extra = [("common".to_owned(), common)];
         let (one, two) = (dir.path().join("1"), dir.path().join("2"));
         pack(&plan, &extra, &one).expect("packed");
-        fs::File::open(plan.join("Cargo.toml"))
+        File::open(plan.join("Cargo.toml"))
             .and_then(|file| file.set_modified(std::time::SystemTime::UNIX_EPOCH))
             .expect("touched");
         pack(&plan, &extra, &two).expect("packed");
@@ -484,7 +484,7 @@ mod tests {
         mirror(&from, &to, |_| false).expect("mirrored");
         let old = std::time::SystemTime::UNIX_EPOCH;
         for name in ["same", "changed"] {
-            fs::File::open(to.join(name)).and_then(|f| f.set_modified(old)).expect("set");
+            File::open(to.join(name)).and_then(|f| f.set_modified(old)).expect("set");
         }
         fs::remove_dir_all(from.join("gone")).expect("removed");
         write(&from, "changed", "2");
