@@ -1,5 +1,7 @@
 //! The `netns` runtime against the real kernel. Needs root.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test, in helpers too")]
+
 mod common_netns;
 
 use std::io::{BufRead, BufReader, Read, Write};
