@@ -51,7 +51,7 @@ mod sys;
 const HELLO_LIMIT: Duration = Duration::from_secs(20);
 /// Instances prepared at the same time. Each waits some milliseconds for the kernel's RCU when it leaves the
 /// host's root; others use the processor meanwhile.
-const AT_ONCE: usize = 96;
+const AT_ONCE: usize = 32;
 
 /// What the runtime needs to know.
 #[derive(Debug, Clone)]
