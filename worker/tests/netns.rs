@@ -1,5 +1,7 @@
 //! The `netns` runtime against the real kernel. Needs root.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test, in helpers too")]
+
 mod common_netns;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common_netns::{Rig, leftovers, output, processes_with, wait_until};
+use common_netns::{Rig, docker_image, leftovers, output, processes_with, wait_until};
 use groundswell_common::ids::WorkerId;
 use groundswell_worker::runtime::{LinkState, Runtime, RuntimeError};
 
@@ -255,6 +257,27 @@ async fn a_hundred_instances_leave_nothing() {
     let worker = rig.worker.clone();
     assert!(rig.runtime.reap(&worker).await.is_empty());
     assert_eq!(rig.close(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_docker_image_runs_without_docker_and_keeps_nothing_it_writes() {
+    let rig = Rig::new().await;
+    let mut image = docker_image(&rig).await;
+    image.command = [
+        "sh",
+        "-c",
+        "pwd; echo $FROM_IMAGE; echo x > file; cat file; echo in > /tmp/x; \
+        cd /proc/self; while read a b c; do [ $a = Uid: ] && echo $b; done < status; echo /*",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for number in [0, 1] {
+        let mut spec = rig.spec(number, "");
+        spec.image = image.clone();
+        let (exit, text, errors) = rig.run(spec).await;
+        let expected = "/work\n1\nx\n1234\n/bin /dev /etc /outputs /proc /temp /tmp /work\n";
+        assert_eq!(text, expected, "{exit} {errors}");
+    }
 }
 
 /// Where a test that runs this executable again, as another process, tells it where to work.

@@ -156,6 +156,40 @@ fn bundle(dir: &Path) -> ImageRef {
     }
 }
 
+/// The stored blob of a Docker image with nothing but a busybox, as `docker save` writes it.
+pub(crate) async fn docker_image(rig: &Rig) -> ImageRef {
+    let mut layer = tar::Builder::new(Vec::new());
+    layer.append_path_with_name("/bin/busybox", "bin/sh").unwrap();
+    let config = r#"{"config":{"Entrypoint":["sh","-c"],"Env":["PATH=/bin","FROM_IMAGE=1"],"WorkingDir":"/work","User":"1234"}}"#;
+    let manifest = r#"[{"Config":"config","Layers":["layer"]}]"#;
+    let mut directory = tar::Header::new_gnu();
+    directory.set_entry_type(tar::EntryType::Directory);
+    directory.set_size(0);
+    directory.set_mode(0o777);
+    directory.set_uid(0);
+    directory.set_gid(0);
+    layer.append_data(&mut directory, "work", std::io::empty()).unwrap();
+    let layer = layer.into_inner().unwrap();
+    let mut saved = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
+    let parts = [
+        ("layer", &layer[..]),
+        ("config", config.as_bytes()),
+        ("manifest.json", manifest.as_bytes()),
+    ];
+    for (name, content) in parts {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        saved.append_data(&mut header, name, content).unwrap();
+    }
+    let blob = rig.dir.join("image");
+    std::fs::write(&blob, saved.into_inner().unwrap().finish().unwrap()).unwrap();
+    let mut image = rig.image.clone();
+    image.kind = ImageKind::Docker;
+    rig.runtime.fetch(&image, &blob).await.unwrap();
+    image
+}
+
 /// Everything a pipe still holds.
 pub(crate) async fn output(pipe: OwnedFd) -> String {
     let mut receiver = tokio::net::unix::pipe::Receiver::from_owned_fd(pipe).unwrap();

@@ -299,6 +299,9 @@ mod tests {
             header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
             header.set_entry_type(*kind);
             header.set_mode(0o755);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             let linked = matches!(kind, EntryType::Link | EntryType::Symlink);
             if linked {
                 header.set_link_name(content).unwrap();

@@ -49,8 +49,9 @@ mod sys;
 
 /// How long the spawner may take to be ready; most of it is for the one before to clean up.
 const HELLO_LIMIT: Duration = Duration::from_secs(20);
-/// Instances prepared at the same time. More only wait for the same locks of the kernel.
-const AT_ONCE: usize = 4;
+/// Instances prepared at the same time. Each waits some milliseconds for the kernel's RCU when it leaves the
+/// host's root; others use the processor meanwhile.
+const AT_ONCE: usize = 32;
 
 /// What the runtime needs to know.
 #[derive(Debug, Clone)]
