@@ -229,9 +229,7 @@ pub async fn append_control(
         .iter()
         .map(|record| match record {
             Control::Start { term } => Op::Start { term: *term },
-            Control::Fence { worker, epoch } => {
-                Op::Fence { worker: worker.clone(), epoch: *epoch }
-            }
+            Control::Fence { worker, epoch } => Op::Fence { worker: worker.clone(), epoch: *epoch },
             Control::Gone { instance, reason } => Op::Gone { instance: *instance, reason },
             Control::Seal => Op::Seal,
         })
@@ -260,13 +258,7 @@ pub fn stream_name(run: &RunId, attempt: Attempt) -> String {
 
 /// The subject that stores a batch.
 #[must_use]
-pub fn batch_subject(
-    run: &RunId,
-    attempt: Attempt,
-    writer: &str,
-    epoch: Epoch,
-    no: u64,
-) -> String {
+pub fn batch_subject(run: &RunId, attempt: Attempt, writer: &str, epoch: Epoch, no: u64) -> String {
     format!("$KV.{}.{writer}.{epoch}.{no}", sync_bucket(run, attempt))
 }
 

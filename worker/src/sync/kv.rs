@@ -156,8 +156,7 @@ impl Writer {
 
     async fn publish(&self, batch: &Outgoing) -> Result<u64, PublishError> {
         let subject = self.name.subject(batch.no);
-        let message =
-            PublishMessage::build().payload(batch.value.clone()).message_id(&subject);
+        let message = PublishMessage::build().payload(batch.value.clone()).message_id(&subject);
         let ack = self.bus.jetstream().send_publish(subject, message).await?.await?;
         Ok(ack.sequence)
     }
@@ -294,7 +293,11 @@ impl Follower {
             for entry in got {
                 let expected = self.order.last() + 1;
                 if entry.seq > expected {
-                    return Got::Wrong(format!("the log has a hole: {} follows {}", entry.seq, expected - 1));
+                    return Got::Wrong(format!(
+                        "the log has a hole: {} follows {}",
+                        entry.seq,
+                        expected - 1
+                    ));
                 }
                 self.order.offer(entry, &mut ready);
             }

@@ -36,10 +36,7 @@ mod tests {
 
     #[test]
     fn every_event_of_the_sdks_is_understood() {
-        assert_eq!(
-            parse(r#"{"success_event":{"group":"single"}}"#),
-            Some(LifecycleEvent::Success)
-        );
+        assert_eq!(parse(r#"{"success_event":{"group":"single"}}"#), Some(LifecycleEvent::Success));
         assert_eq!(
             parse(r#"{"stage_start_event":{"name":"network-initialized","group":"rs"}}"#),
             Some(LifecycleEvent::StageStart("network-initialized".into()))
@@ -57,7 +54,10 @@ mod tests {
             parse(r#"{"failure_event":{"error":{"code":3}}}"#),
             Some(LifecycleEvent::Failure(r#"{"code":3}"#.into()))
         );
-        assert_eq!(parse(r#"{"failure_event":null}"#), Some(LifecycleEvent::Failure(String::new())));
+        assert_eq!(
+            parse(r#"{"failure_event":null}"#),
+            Some(LifecycleEvent::Failure(String::new()))
+        );
     }
 
     #[test]

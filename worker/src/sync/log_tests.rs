@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, WorkerId};
 use groundswell_common::sync::{Batch, COORDINATOR, Op, Seen, VERSION, encode};
 use proptest::prelude::*;
@@ -25,8 +26,6 @@ struct Server {
     stored: Vec<(String, Bytes)>,
     reader: Log,
 }
-
-use bytes::Bytes;
 
 impl Server {
     fn new() -> Self {
@@ -88,8 +87,8 @@ fn ordinals_count_up_and_waiters_pass_at_their_target() {
         [
             Effect::Passed { waiter: 10 },
             Effect::Signalled { ordinal: 2 },
-            Effect::Passed { waiter: 30 },
             Effect::Signalled { ordinal: 3 },
+            Effect::Passed { waiter: 30 },
             Effect::OwnBatch { no: 1 },
         ]
     );
@@ -172,10 +171,7 @@ fn what_cannot_be_trusted_is_told_by_its_name() {
     let mut log = Log::new(identity());
     let mut effects = Vec::new();
     let (key, value) = &server.stored[1];
-    assert_eq!(
-        log.apply(2, key, value, &mut effects),
-        Err(Integrity::Hole { last: 0, found: 2 })
-    );
+    assert_eq!(log.apply(2, key, value, &mut effects), Err(Integrity::Hole { last: 0, found: 2 }));
     assert_eq!(log.apply(1, key, value, &mut effects), Err(Integrity::Foreign));
 
     let mut skipping = Server::new();

@@ -139,7 +139,11 @@ fn understand_publish<'a>(publish: WirePublish<'a>, prefix: &str) -> Call<'a> {
 }
 
 /// Takes the prefix off a key, and refuses the key of another run.
-fn own<'a>(key: Cow<'a, str>, prefix: &str, call: impl FnOnce(Cow<'a, str>) -> Call<'a>) -> Call<'a> {
+fn own<'a>(
+    key: Cow<'a, str>,
+    prefix: &str,
+    call: impl FnOnce(Cow<'a, str>) -> Call<'a>,
+) -> Call<'a> {
     let stripped = match key {
         Cow::Borrowed(text) => text.strip_prefix(prefix).map(Cow::Borrowed).ok_or(key),
         Cow::Owned(text) => match text.strip_prefix(prefix) {

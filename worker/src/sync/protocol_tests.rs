@@ -76,9 +76,8 @@ fn a_target_may_be_any_number() {
     for (target, expected) in
         [("3", 3), ("3.0", 3), ("2.5", 3), ("0", 0), ("-4", 0), ("-0.5", 0), ("1e3", 1000)]
     {
-        let sent = format!(
-            r#"{{"id":"1","barrier":{{"state":"{PREFIX}states:s","target":{target}}}}}"#
-        );
+        let sent =
+            format!(r#"{{"id":"1","barrier":{{"state":"{PREFIX}states:s","target":{target}}}}}"#);
         assert_eq!(
             call(&sent),
             Call::Barrier { state: "states:s".into(), target: expected },
@@ -89,7 +88,8 @@ fn a_target_may_be_any_number() {
 
 #[test]
 fn a_key_of_another_run_is_refused() {
-    let sent = r#"{"id":"1","signal_entry":{"state":"run:other:plan:probe:case:ping-pong:states:s"}}"#;
+    let sent =
+        r#"{"id":"1","signal_entry":{"state":"run:other:plan:probe:case:ping-pong:states:s"}}"#;
     assert!(matches!(call(sent), Call::Refused(why) if why.contains("run:other")));
 }
 

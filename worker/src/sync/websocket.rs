@@ -38,7 +38,8 @@ pub(crate) enum Handshake {
     Refused { response: &'static [u8] },
 }
 
-const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const BAD_REQUEST: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// Reads a client's opening request.
 pub(crate) fn handshake(input: &[u8]) -> Handshake {
@@ -65,7 +66,9 @@ fn websocket_key(head: &[u8]) -> Option<&[u8]> {
     }
     head.split(|byte| *byte == b'\n').find_map(|line| {
         let colon = line.iter().position(|byte| *byte == b':')?;
-        line[..colon].eq_ignore_ascii_case(b"sec-websocket-key").then(|| line[colon + 1..].trim_ascii())
+        line[..colon]
+            .eq_ignore_ascii_case(b"sec-websocket-key")
+            .then(|| line[colon + 1..].trim_ascii())
     })
 }
 

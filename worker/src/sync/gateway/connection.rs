@@ -301,7 +301,11 @@ impl Connection {
     pub(super) fn flush(&mut self, log: &Log, now: Instant) -> Flushed {
         if self.blocked {
             let waiting = self.output.len() - self.sent;
-            return if waiting > MAX_WAITING_BYTES { Flushed::Overflowed } else { Flushed::Blocked };
+            return if waiting > MAX_WAITING_BYTES {
+                Flushed::Overflowed
+            } else {
+                Flushed::Blocked
+            };
         }
         if self.sent > self.output.len() / 2 {
             self.output.drain(..self.sent);

@@ -271,8 +271,7 @@ impl Hub {
         connection: &mut Connection,
         message: &[u8],
     ) -> Result<(), CloseCode> {
-        let request =
-            protocol::parse(message, &self.prefix).map_err(|_| CloseCode::InvalidData)?;
+        let request = protocol::parse(message, &self.prefix).map_err(|_| CloseCode::InvalidData)?;
         let id = &*request.id;
         if let Some(reason) = &self.broken {
             connection.send(&mut self.scratch, |out| protocol::failed(out, id, reason));
@@ -459,7 +458,8 @@ impl Hub {
 
     fn waiting(&self, instance: InstanceId) -> Vec<Waiting> {
         let Some(served) = self.instances.get(&instance) else { return Vec::new() };
-        let connections = served.connections.iter().filter_map(|token| self.slots.connection(*token));
+        let connections =
+            served.connections.iter().filter_map(|token| self.slots.connection(*token));
         let waits = connections.flat_map(|connection| &connection.waits);
         waits
             .filter_map(|wait| self.waits.get(wait))
@@ -624,7 +624,9 @@ impl Hub {
                 }
                 Flushed::Overflowed => {
                     let instance = connection.instance;
-                    let what = format!("a sync connection of instance {instance} was closed: 64 MiB wait and it does not read");
+                    let what = format!(
+                        "a sync connection of instance {instance} was closed: 64 MiB wait and it does not read"
+                    );
                     self.backlog.push_back(SyncEvent::Warning(what));
                     self.end(token, &connection);
                     continue;
