@@ -328,7 +328,7 @@ async fn a_worker_that_restarts_hears_its_instances_again_and_counts_nothing_twi
     let mut second = run.gateway(0, 2).await;
     let mut client = second.client(0).await;
     client.barrier("s", 1).await;
-    let mut heard = vec![second.event().await, second.event().await];
+    let mut heard = [second.event().await, second.event().await];
     heard.sort_by_key(|event| matches!(event, SyncEvent::Network { .. }));
     assert!(matches!(heard[0], SyncEvent::Said { .. }));
     second.sync.configured(InstanceId(0), "shaped").await;
@@ -388,9 +388,12 @@ async fn a_worker_that_was_fenced_stops() {
     let mut client = gateway.client(0).await;
     client.signal("s").await;
     let fence = Control::Fence { worker: "w0".parse().expect("a worker id"), epoch: Epoch(2) };
-    append_control(&run.bus, &run.run, Attempt::FIRST, &[fence.clone()]).await.expect("stored");
+    append_control(&run.bus, &run.run, Attempt::FIRST, std::slice::from_ref(&fence))
+        .await
+        .expect("stored");
     assert!(matches!(gateway.event().await, SyncEvent::Broken { fault_of_plan: false, .. }));
-    let first = append_control(&run.bus, &run.run, Attempt::FIRST, &[fence.clone()]).await;
+    let first =
+        append_control(&run.bus, &run.run, Attempt::FIRST, std::slice::from_ref(&fence)).await;
     let second = append_control(&run.bus, &run.run, Attempt::FIRST, &[fence]).await;
     assert_eq!(first.expect("stored"), second.expect("stored"), "the same record, stored once");
     gateway.close().await;

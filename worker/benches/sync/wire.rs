@@ -123,8 +123,9 @@ fn read_frame(input: &[u8]) -> Option<(Event, usize)> {
         short => (usize::from(short), 2),
     };
     let text = input.get(start..start + len)?;
-    // All ids have one digit: {"id":"1","error":"","publish":
-    let rest = text.get(30..).unwrap_or_default();
+    // All ids have one digit.
+    let head = r#"{"id":"1","error":"","publish":"#.len();
+    let rest = text.get(head..).unwrap_or_default();
     let event = if let Some(seq) = rest.strip_prefix(br#"{"seq":"#) {
         Event::Number(digits(seq))
     } else if let Some(rest) = rest.strip_prefix(br#"null,"subscribe":"#) {

@@ -204,7 +204,7 @@ proptest! {
             numbers[writer] += 1;
             let ops = (0..size).map(|n| {
                 op += 1;
-                let instance = InstanceId(writer as u32);
+                let instance = InstanceId(u32::try_from(writer).expect("two writers"));
                 if n % 2 == 0 { Op::Signal(instance, op, 0) } else { Op::Publish(instance, op, 1, "1") }
             }).collect();
             server.append(["w1", "w2"][writer], 1, numbers[writer], &["s", "t"], ops);
@@ -216,7 +216,12 @@ proptest! {
         let (mut expected, effects) = server.read().expect("a sound log");
         let ordinals: Vec<u64> = effects.iter().filter_map(|effect| match effect {
             Effect::Signalled { ordinal } => Some(*ordinal),
-            _ => None,
+            Effect::Published { .. }
+            | Effect::Settled
+            | Effect::OwnBatch { .. }
+            | Effect::Passed { .. }
+            | Effect::Appended { .. }
+            | Effect::Started => None,
         }).collect();
         let distinct: BTreeSet<u64> = ordinals.iter().copied().collect();
         prop_assert_eq!(distinct.len(), ordinals.len());
