@@ -265,6 +265,7 @@ impl Log {
     fn operations(&mut self, batch: &Batch<'_>, own: bool, effects: &mut Vec<Effect>) {
         let mut keys = BatchKeys::new(&batch.keys);
         for op in &batch.ops {
+            let at = effects.len();
             let answer = if self.sealed {
                 Effect::Settled
             } else {
@@ -274,7 +275,8 @@ impl Log {
                 if let Op::Signal(_, no, _) | Op::Publish(_, no, _, _) = op {
                     self.own_op = self.own_op.max(*no);
                 }
-                effects.push(answer);
+                // Whoever signals hears its ordinal before anyone hears that a barrier was reached by it.
+                effects.insert(at, answer);
             }
         }
     }

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, WorkerId};
 use groundswell_common::sync::{Batch, COORDINATOR, Op, Seen, VERSION, encode};
 use proptest::prelude::*;
@@ -25,8 +26,6 @@ struct Server {
     stored: Vec<(String, Bytes)>,
     reader: Log,
 }
-
-use bytes::Bytes;
 
 impl Server {
     fn new() -> Self {
@@ -88,8 +87,8 @@ fn ordinals_count_up_and_waiters_pass_at_their_target() {
         [
             Effect::Passed { waiter: 10 },
             Effect::Signalled { ordinal: 2 },
-            Effect::Passed { waiter: 30 },
             Effect::Signalled { ordinal: 3 },
+            Effect::Passed { waiter: 30 },
             Effect::OwnBatch { no: 1 },
         ]
     );
@@ -205,7 +204,7 @@ proptest! {
             numbers[writer] += 1;
             let ops = (0..size).map(|n| {
                 op += 1;
-                let instance = InstanceId(writer as u32);
+                let instance = InstanceId(u32::try_from(writer).expect("two writers"));
                 if n % 2 == 0 { Op::Signal(instance, op, 0) } else { Op::Publish(instance, op, 1, "1") }
             }).collect();
             server.append(["w1", "w2"][writer], 1, numbers[writer], &["s", "t"], ops);
@@ -217,7 +216,12 @@ proptest! {
         let (mut expected, effects) = server.read().expect("a sound log");
         let ordinals: Vec<u64> = effects.iter().filter_map(|effect| match effect {
             Effect::Signalled { ordinal } => Some(*ordinal),
-            _ => None,
+            Effect::Published { .. }
+            | Effect::Settled
+            | Effect::OwnBatch { .. }
+            | Effect::Passed { .. }
+            | Effect::Appended { .. }
+            | Effect::Started => None,
         }).collect();
         let distinct: BTreeSet<u64> = ordinals.iter().copied().collect();
         prop_assert_eq!(distinct.len(), ordinals.len());

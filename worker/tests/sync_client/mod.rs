@@ -15,17 +15,17 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-pub const PREFIX: &str = "run:c8k3vmlrirtj2p8lcec0:plan:probe:case:ping-pong:";
+pub(crate) const PREFIX: &str = "run:c8k3vmlrirtj2p8lcec0:plan:probe:case:ping-pong:";
 const LIMIT: Duration = Duration::from_secs(30);
 
-pub struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
     input: Vec<u8>,
     next_id: u64,
 }
 
 impl Client {
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let mut stream = TcpStream::connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("no delay");
         let request = b"GET / HTTP/1.1\r\nHost: ...\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -38,7 +38,7 @@ impl Client {
         Self { stream, input: Vec::new(), next_id: 0 }
     }
 
-    pub async fn frame(&mut self, first: u8, payload: &[u8]) {
+    pub(crate) async fn frame(&mut self, first: u8, payload: &[u8]) {
         let mut out = vec![first];
         match payload.len() {
             short @ 0..126 => out.push(0x80 | short as u8),
@@ -56,16 +56,16 @@ impl Client {
         self.stream.write_all(&out).await.expect("sent");
     }
 
-    pub async fn text(&mut self, message: &str) {
+    pub(crate) async fn text(&mut self, message: &str) {
         self.frame(0x81, message.as_bytes()).await;
     }
 
-    pub async fn binary(&mut self, message: &str) {
+    pub(crate) async fn binary(&mut self, message: &str) {
         self.frame(0x82, message.as_bytes()).await;
     }
 
     /// The next frame: its first byte and its payload.
-    pub async fn receive(&mut self) -> (u8, Vec<u8>) {
+    pub(crate) async fn receive(&mut self) -> (u8, Vec<u8>) {
         loop {
             if let Some(frame) = self.take() {
                 return frame;
@@ -89,7 +89,7 @@ impl Client {
     }
 
     /// The next text message.
-    pub async fn message(&mut self) -> String {
+    pub(crate) async fn message(&mut self) -> String {
         let (first, payload) = self.receive().await;
         assert_eq!(first, 0x81, "a text frame");
         String::from_utf8(payload).expect("text")
@@ -101,21 +101,21 @@ impl Client {
     }
 
     /// Sends a signal without waiting.
-    pub async fn begin_signal(&mut self, state: &str) {
+    pub(crate) async fn begin_signal(&mut self, state: &str) {
         let id = self.id();
         let key = format!("{PREFIX}states:{state}");
         self.text(&format!(r#"{{"id":"{id}","signal_entry":{{"state":"{key}"}}}}"#)).await;
     }
 
     /// Sends a publish without waiting.
-    pub async fn begin_publish(&mut self, topic: &str, payload: &str) {
+    pub(crate) async fn begin_publish(&mut self, topic: &str, payload: &str) {
         let id = self.id();
         let key = format!("{PREFIX}{topic}");
         let body = format!(r#"{{"topic":"{key}","payload":{payload}}}"#);
         self.text(&format!(r#"{{"id":"{id}","publish":{body}}}"#)).await;
     }
 
-    pub async fn begin_barrier(&mut self, state: &str, target: i64) -> u64 {
+    pub(crate) async fn begin_barrier(&mut self, state: &str, target: i64) -> u64 {
         let id = self.id();
         let key = format!("{PREFIX}states:{state}");
         let body = format!(r#"{{"state":"{key}","target":{target}}}"#);
@@ -123,7 +123,7 @@ impl Client {
         id
     }
 
-    pub async fn subscribe(&mut self, topic: &str) -> u64 {
+    pub(crate) async fn subscribe(&mut self, topic: &str) -> u64 {
         let id = self.id();
         let key = format!("{PREFIX}{topic}");
         self.text(&format!(r#"{{"id":"{id}","subscribe":{{"topic":"{key}"}}}}"#)).await;
@@ -131,21 +131,21 @@ impl Client {
     }
 
     /// The next response, read.
-    pub async fn response(&mut self) -> serde_json::Value {
+    pub(crate) async fn response(&mut self) -> serde_json::Value {
         serde_json::from_str(&self.message().await).expect("JSON")
     }
 
-    pub async fn signal(&mut self, state: &str) -> u64 {
+    pub(crate) async fn signal(&mut self, state: &str) -> u64 {
         self.begin_signal(state).await;
         self.response().await["signal_entry"]["seq"].as_u64().expect("a signal's answer")
     }
 
-    pub async fn publish(&mut self, topic: &str, payload: &str) -> u64 {
+    pub(crate) async fn publish(&mut self, topic: &str, payload: &str) -> u64 {
         self.begin_publish(topic, payload).await;
         self.response().await["publish"]["seq"].as_u64().expect("a publish's answer")
     }
 
-    pub async fn barrier(&mut self, state: &str, target: i64) {
+    pub(crate) async fn barrier(&mut self, state: &str, target: i64) {
         let id = self.begin_barrier(state, target).await;
         let passed = format!(
             r#"{{"id":"{id}","error":"","publish":null,"subscribe":"","signal_entry":null}}"#
@@ -154,21 +154,21 @@ impl Client {
     }
 
     /// The next item of a subscription.
-    pub async fn item(&mut self) -> String {
+    pub(crate) async fn item(&mut self) -> String {
         self.response().await["subscribe"].as_str().expect("an item").to_owned()
     }
 }
 
 /// One worker's part of a run.
-pub struct Gateway {
-    pub sync: RunSync,
-    pub events: mpsc::Receiver<SyncEvent>,
-    pub tasks: TaskTracker,
+pub(crate) struct Gateway {
+    pub(crate) sync: RunSync,
+    pub(crate) events: mpsc::Receiver<SyncEvent>,
+    pub(crate) tasks: TaskTracker,
 }
 
 impl Gateway {
     /// Serves `instance` under the host name `host-<instance>`; returns where.
-    pub async fn serve(&self, instance: u32) -> SocketAddr {
+    pub(crate) async fn serve(&self, instance: u32) -> SocketAddr {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("does not block");
         let address = listener.local_addr().expect("an address");
@@ -176,16 +176,16 @@ impl Gateway {
         address
     }
 
-    pub async fn client(&self, instance: u32) -> Client {
+    pub(crate) async fn client(&self, instance: u32) -> Client {
         Client::connect(self.serve(instance).await).await
     }
 
-    pub async fn event(&mut self) -> SyncEvent {
+    pub(crate) async fn event(&mut self) -> SyncEvent {
         timeout(LIMIT, self.events.recv()).await.expect("an event in time").expect("an event")
     }
 
     /// Closes and waits until nothing runs any more.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.sync.close().await;
         self.tasks.close();
         timeout(LIMIT, self.tasks.wait()).await.expect("everything ends");
@@ -193,20 +193,20 @@ impl Gateway {
 }
 
 /// A run with its log on a nats-server of its own.
-pub struct Run {
-    pub server: NatsServer,
-    pub bus: Bus,
-    pub run: RunId,
+pub(crate) struct Run {
+    pub(crate) server: NatsServer,
+    pub(crate) bus: Bus,
+    pub(crate) run: RunId,
     workers: Vec<WorkerId>,
     _directory: TempDir,
 }
 
 impl Run {
-    pub async fn new(workers: usize) -> Self {
+    pub(crate) async fn new(workers: usize) -> Self {
         Self::with_limit(workers, DEFAULT_MAX_BYTES).await
     }
 
-    pub async fn with_limit(workers: usize, max_bytes: u64) -> Self {
+    pub(crate) async fn with_limit(workers: usize, max_bytes: u64) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let server = NatsServer::start(directory.path()).await.expect("a nats-server");
         let bus = connect(&server.url()).await;
@@ -218,7 +218,7 @@ impl Run {
     }
 
     /// Opens the gateway of worker `number` in its life `epoch`.
-    pub async fn gateway(&self, number: usize, epoch: u64) -> Gateway {
+    pub(crate) async fn gateway(&self, number: usize, epoch: u64) -> Gateway {
         let spec = SyncSpec {
             run: self.run.clone(),
             attempt: Attempt::FIRST,
@@ -236,7 +236,7 @@ impl Run {
     }
 }
 
-pub async fn connect(url: &str) -> Bus {
+pub(crate) async fn connect(url: &str) -> Bus {
     let config = BusConfig { url: url.to_owned(), credentials: None, name: "test".into() };
     Bus::connect(&config).await.expect("a bus")
 }

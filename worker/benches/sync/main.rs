@@ -1,0 +1,240 @@
+//! How fast sync is, beside Redis, on the same machine in the same run.
+//!
+//! ```text
+//! cargo bench -p groundswell-worker --bench sync [-- --quick]
+//! ```
+//!
+//! Each side is a process of its own: nats-server and the gateway, redis-server, and the load with a TCP connection
+//! for each client. The table has medians over the rounds.
+
+#![expect(clippy::print_stdout, reason = "its table is what a benchmark is for")]
+
+mod load;
+mod swarm;
+mod wire;
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use groundswell_common::bus::{Bus, BusConfig};
+use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
+use groundswell_common::nats_server::NatsServer;
+use groundswell_common::sync::create_log;
+use groundswell_worker::sync::{RunSync, SyncSpec};
+use load::{PIPELINED, Task};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio_util::task::TaskTracker;
+use wire::Wire;
+
+const RUN: &str = "c8k3vmlrirtj2p8lcec0";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["gateway", url, max_instances] => gateway(url, max_instances.parse()?).await,
+        ["load", wire, address, task, count, rounds] => {
+            let wire = if *wire == "redis" { Wire::Redis } else { Wire::Gateway };
+            let task = Task::parse(task).context("no such task")?;
+            let seconds = load::run(task, wire, address.parse()?, count.parse()?, rounds.parse()?)?;
+            println!("{}", serde_json::to_string(&seconds)?);
+            Ok(())
+        }
+        ["--quick"] => compare(&[100, 1000], 3).await,
+        _ => compare(&[100, 1000, 10_000], 11).await,
+    }
+}
+
+/// The process that instances connect to. It prints where, and ends when its input ends.
+async fn gateway(url: &str, total_instances: u32) -> Result<()> {
+    let config = BusConfig { url: url.to_owned(), credentials: None, name: "bench".to_owned() };
+    let bus = Bus::connect(&config).await?;
+    let run: RunId = RUN.parse()?;
+    let workers = vec!["w1".parse::<WorkerId>()?];
+    create_log(&bus, &run, Attempt::FIRST, 1 << 32, &workers).await?;
+    let spec = SyncSpec {
+        run,
+        attempt: Attempt::FIRST,
+        plan: "bench".to_owned(),
+        case: "sync".to_owned(),
+        worker: workers[0].clone(),
+        epoch: Epoch(1),
+        workers,
+        total_instances,
+    };
+    let tasks = TaskTracker::new();
+    let (sync, _events) = RunSync::open(bus, spec, &tasks).await?;
+    let listener = nix_listener()?;
+    println!("{}", listener.local_addr()?);
+    sync.serve(InstanceId(0), "bench".to_owned(), listener.into()).await;
+    let mut line = String::new();
+    BufReader::new(tokio::io::stdin()).read_line(&mut line).await?;
+    sync.close().await;
+    Ok(())
+}
+
+fn nix_listener() -> Result<TcpListener> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+struct Row {
+    what: String,
+    ours: String,
+    redis: String,
+    ratio: String,
+}
+
+async fn compare(sizes: &[usize], rounds: usize) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let nats = NatsServer::start(&directory.path().join("nats")).await?;
+    let mut gateway = Command::new(std::env::current_exe()?)
+        .args(["gateway", &nats.url(), "10000"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let ours = first_line(&mut gateway)?.parse::<SocketAddr>()?;
+    let redis = start_redis(&directory.path().join("redis")).await?;
+    let theirs = redis.as_ref().map(|(_, address)| *address);
+    let rows = measure(ours, theirs, sizes, rounds);
+    drop(gateway.stdin.take());
+    gateway.wait()?;
+    if let Some((mut child, _)) = redis {
+        child.kill()?;
+        child.wait()?;
+    }
+    nats.stop().await?;
+    println!("\n| | groundswell | redis | redis / groundswell |\n|---|---|---|---|");
+    for Row { what, ours, redis, ratio } in rows? {
+        println!("| {what} | {ours} | {redis} | {ratio} |");
+    }
+    Ok(())
+}
+
+fn measure(
+    ours: SocketAddr,
+    theirs: Option<SocketAddr>,
+    sizes: &[usize],
+    rounds: usize,
+) -> Result<Vec<Row>> {
+    let redis = |task: Task, count, rounds| {
+        theirs.map(|address| median(task, Wire::Redis, address, count, rounds)).transpose()
+    };
+    let mut rows = Vec::new();
+    for count in sizes.iter().copied() {
+        let woken = redis(Task::Barrier, count, rounds)?;
+        for (task, how) in [
+            (Task::Barrier, "signal, its answer, barrier"),
+            (Task::BarrierTogether, "signal and barrier in one write"),
+        ] {
+            let seconds = median(task, Wire::Gateway, ours, count, rounds)?;
+            rows.push(times(
+                format!("barrier of {count}: {how}; redis: INCR and wake-up"),
+                seconds,
+                woken,
+            ));
+            if task == Task::Barrier {
+                let polled = redis(Task::BarrierPolled, count, 3)?;
+                rows.push(times(
+                    format!("barrier of {count}: {how}; redis: INCR polled every second"),
+                    seconds,
+                    polled,
+                ));
+            }
+        }
+    }
+    for (task, count, what) in [
+        (Task::Signals, 100, "signals a second, 100 clients; redis: INCR"),
+        (Task::Publishes, 100, "publishes a second, 100 clients, 64 bytes; redis: RPUSH"),
+    ] {
+        let all = count * PIPELINED;
+        let seconds = median(task, Wire::Gateway, ours, count, 5)?;
+        rows.push(rates(what.to_owned(), all, seconds, redis(task, count, 5)?));
+    }
+    for count in sizes.iter().copied().filter(|count| *count <= 1000) {
+        let seconds = median(Task::AllToAll, Wire::Gateway, ours, count, 5)?;
+        let what = format!("all-to-all of {count}, deliveries a second; redis: PUBLISH");
+        rows.push(rates(what, count * count, seconds, redis(Task::AllToAll, count, 5)?));
+    }
+    Ok(rows)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn rates(what: String, count: usize, ours: f64, redis: Option<f64>) -> Row {
+    let rate = |seconds: f64| format!("{:.0}/s", count as f64 / seconds);
+    Row {
+        what,
+        ours: rate(ours),
+        redis: redis.map_or_else(|| "not measured".to_owned(), rate),
+        ratio: redis.map_or_else(String::new, |redis| format!("{:.2}", ours / redis)),
+    }
+}
+
+fn times(what: String, ours: f64, redis: Option<f64>) -> Row {
+    let time = |seconds: f64| format!("{:.1} ms", seconds * 1000.0);
+    Row {
+        what,
+        ours: time(ours),
+        redis: redis.map_or_else(|| "not measured".to_owned(), time),
+        ratio: redis.map_or_else(String::new, |redis| format!("{:.2}", redis / ours)),
+    }
+}
+
+/// The median of a task's rounds, run in a process of its own. The first round warms up.
+fn median(task: Task, wire: Wire, address: SocketAddr, count: usize, rounds: usize) -> Result<f64> {
+    let wire = if wire == Wire::Redis { "redis" } else { "gateway" };
+    let output = Command::new(std::env::current_exe()?)
+        .args(["load", wire, &address.to_string(), task.name()])
+        .args([count.to_string(), (rounds + 1).to_string()])
+        .stderr(Stdio::inherit())
+        .output()?;
+    ensure!(output.status.success(), "load {} with {count} clients failed", task.name());
+    let mut seconds: Vec<f64> = serde_json::from_slice(&output.stdout)?;
+    seconds.remove(0);
+    seconds.sort_by(f64::total_cmp);
+    println!("{wire} {} {count}: {seconds:.4?}", task.name());
+    Ok(seconds[seconds.len() / 2])
+}
+
+/// Starts Redis as Debian ships it, without persistence, or says why there is none.
+async fn start_redis(directory: &Path) -> Result<Option<(Child, SocketAddr)>> {
+    std::fs::create_dir_all(directory)?;
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let started = Command::new("redis-server")
+        .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .args(["--appendonly", "no", "--maxclients", "15000", "--tcp-backlog", "4096"])
+        .current_dir(directory)
+        .stdout(Stdio::null())
+        .spawn();
+    let mut child = match started {
+        Ok(child) => child,
+        Err(err) => {
+            println!("redis is not measured: redis-server cannot be run: {err}");
+            return Ok(None);
+        }
+    };
+    for _ in 0..200 {
+        if TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok() {
+            return Ok(Some((child, address)));
+        }
+        if child.try_wait()?.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    println!("redis is not measured: redis-server does not listen");
+    child.kill()?;
+    child.wait()?;
+    Ok(None)
+}
+
+fn first_line(child: &mut Child) -> Result<String> {
+    let output = child.stdout.take().context("its output is piped")?;
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line)?;
+    Ok(line.trim().to_owned())
+}
