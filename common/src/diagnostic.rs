@@ -225,7 +225,11 @@ impl From<Diagnostic> for Diagnostics {
 #[must_use]
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
-    let limit = 1 + word.chars().count() / 4;
+    // Names of one or two letters are all close to each other.
+    let limit = match word.chars().count() {
+        0..=2 => 0,
+        length => 1 + length / 5,
+    };
     candidates
         .into_iter()
         .map(|one| (strsim::damerau_levenshtein(&word, &one.to_lowercase()), one))

@@ -1,64 +1,62 @@
-//! The environment of an instance: Testground's contract, complete, on every runtime.
-//!
-//! The Rust SDK refuses to start when a variable is missing, so the whole union is always set.
+//! The environment of an instance: the contract every Testground SDK relies on.
 
 use std::collections::BTreeMap;
 
 use crate::messages::{Assignment, InstancePlace};
 
-/// The environment of one instance. The contract's variables win over those of the composition.
-///
-/// # Panics
-/// When the place names a group the assignment does not have.
+/// Joins a map the way the SDKs read it: `key=value` pairs, sorted, with `|` between. There is no escaping.
+#[must_use]
+pub fn pack_params(params: &BTreeMap<String, String>) -> String {
+    params.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join("|")
+}
+
+/// A name as instances see it: `/` becomes `-`.
+#[must_use]
+pub fn contract_name(name: &str) -> String {
+    name.replace('/', "-")
+}
+
+/// Every variable of one instance. Those of the contract win over the group's, the group's over the image's.
 #[must_use]
 pub fn instance_env(assignment: &Assignment, place: InstancePlace) -> BTreeMap<String, String> {
     let group = &assignment.groups[usize::from(place.group)];
-    let mut env = group.env.clone();
-    for (label, port) in &assignment.options.exposed_ports {
-        env.insert(format!("{}_PORT", label.to_uppercase()), port.clone());
-    }
-    if !assignment.options.log_level.is_empty() {
-        env.insert("LOG_LEVEL".to_owned(), assignment.options.log_level.clone());
-    }
-    let mut set = |name: &str, value: String| env.insert(name.to_owned(), value);
-    set("TEST_PLAN", plain_name(&assignment.plan));
-    set("TEST_CASE", plain_name(&assignment.case));
+    let options = &assignment.options;
+    let mut env = group.image.env.clone();
+    env.extend(group.env.clone());
+    let mut set = |key: &str, value: String| env.insert(key.to_owned(), value);
+
+    set("TEST_PLAN", contract_name(&assignment.plan));
+    set("TEST_CASE", contract_name(&assignment.case));
     set("TEST_RUN", assignment.run.to_string());
-    set("TEST_REPO", String::new());
-    set("TEST_BRANCH", String::new());
-    set("TEST_TAG", String::new());
+    for empty in ["TEST_REPO", "TEST_BRANCH", "TEST_TAG", "TEST_INSTANCE_ROLE"] {
+        set(empty, String::new());
+    }
     set("TEST_GROUP_ID", group.id.clone());
     set("TEST_GROUP_INSTANCE_COUNT", group.instances.to_string());
     set("TEST_INSTANCE_COUNT", assignment.total_instances.to_string());
-    set("TEST_INSTANCE_ROLE", String::new());
-    set("TEST_INSTANCE_PARAMS", packed(&group.params));
-    set("TEST_CAPTURE_PROFILES", packed(&group.profiles));
+    set("TEST_INSTANCE_PARAMS", pack_params(&group.params));
+    set("TEST_CAPTURE_PROFILES", pack_params(&group.profiles));
+    // The Rust SDK panics without it, and the worker does play the sidecar's part.
     set("TEST_SIDECAR", "true".to_owned());
     set("TEST_SUBNET", assignment.subnet.to_string());
     set("TEST_START_TIME", assignment.start_time.clone());
     set("TEST_OUTPUTS_PATH", "/outputs".to_owned());
     set("TEST_TEMP_PATH", "/temp".to_owned());
     set("TEST_DISABLE_METRICS", assignment.disable_metrics.to_string());
+
     set("HOSTNAME", assignment.hostname(place.id));
+    set("INFLUXDB_URL", "http://127.0.0.1:8086".to_owned());
+    set("REDIS_HOST", "testground-redis".to_owned());
     set("SYNC_SERVICE_HOST", "testground-sync-service".to_owned());
     set("SYNC_SERVICE_PORT", "5050".to_owned());
-    set("REDIS_HOST", "testground-redis".to_owned());
-    set("INFLUXDB_URL", "http://127.0.0.1:8086".to_owned());
-    set("ADDITIONAL_HOSTS", assignment.options.additional_hosts.join(","));
+    set("ADDITIONAL_HOSTS", options.additional_hosts.join(","));
+    if !options.log_level.is_empty() {
+        set("LOG_LEVEL", options.log_level.clone());
+    }
+    for (label, port) in &options.exposed_ports {
+        set(&format!("{}_PORT", label.to_uppercase()), port.clone());
+    }
     env
-}
-
-/// A plan's or case's name as instances see it: without slashes.
-#[must_use]
-pub fn plain_name(name: &str) -> String {
-    name.replace('/', "-")
-}
-
-/// A map packed into one variable, `a=1|b=2`, sorted. There is no escaping; compositions with `|` in a
-/// value are refused before.
-#[must_use]
-pub fn packed(map: &BTreeMap<String, String>) -> String {
-    map.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("|")
 }
 
 #[cfg(test)]
@@ -69,41 +67,45 @@ mod tests {
         GroupSpec, ImageKind, ImageRef, Limits, Resources, RunOptions, RuntimeKind,
     };
 
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
     fn assignment() -> Assignment {
-        let map = |pairs: &[(&str, &str)]| {
-            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        let image = ImageRef {
+            kind: ImageKind::Bundle,
+            digest: String::new(),
+            size: 0,
+            command: Vec::new(),
+            workdir: String::new(),
+            env: map(&[("A", "image"), ("B", "image")]),
+        };
+        let group = GroupSpec {
+            id: "dialers".to_owned(),
+            instances: 2,
+            image,
+            params: map(&[("b", "2"), ("a", "[1,2]")]),
+            profiles: map(&[("cpu", "x")]),
+            env: map(&[("B", "group"), ("TEST_RUN", "forged")]),
+            resources: Resources::default(),
         };
         Assignment {
-            run: "c8k3vmlrirtj2p8lcec0".parse().expect("a run id"),
+            run: "c8k3vmlrirtj2p8lcec0".parse().expect("a valid id"),
             attempt: Attempt::FIRST,
-            plan: "testground/mesh".to_owned(),
+            plan: "libp2p/mesh".to_owned(),
             case: "dial".to_owned(),
             runtime: RuntimeKind::Netns,
             total_instances: 5,
-            subnet: "16.3.0.0/16".parse().expect("a subnet"),
-            start_time: "2026-11-22T10:00:00Z".to_owned(),
+            subnet: "16.3.0.0/16".parse().expect("a valid subnet"),
+            start_time: "2026-01-02T03:04:05Z".to_owned(),
             disable_metrics: false,
             seed: 1,
-            groups: vec![GroupSpec {
-                id: "g".to_owned(),
-                instances: 5,
-                image: ImageRef {
-                    kind: ImageKind::Bundle,
-                    digest: "sha256:0".to_owned(),
-                    size: 0,
-                    command: Vec::new(),
-                    workdir: String::new(),
-                    env: BTreeMap::new(),
-                },
-                params: map(&[("peers", "16"), ("latency", "100ms")]),
-                profiles: BTreeMap::new(),
-                env: map(&[("MINE", "1"), ("TEST_RUN", "forged")]),
-                resources: Resources::default(),
-            }],
+            groups: vec![group],
             share: Vec::new(),
             workers: Vec::new(),
             options: RunOptions {
-                exposed_ports: map(&[("debug", "6060")]),
+                log_level: "debug".to_owned(),
+                exposed_ports: map(&[("pprof", "6060")]),
                 ..RunOptions::default()
             },
             limits: Limits::default(),
@@ -112,19 +114,45 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_contract_is_set_and_wins() {
-        let place = InstancePlace { id: InstanceId(3), group: 0, in_group: 3 };
+    fn an_instance_gets_the_whole_contract() {
+        let place = InstancePlace { id: InstanceId(3), group: 0, in_group: 1 };
         let env = instance_env(&assignment(), place);
-        let tests = env.keys().filter(|name| name.starts_with("TEST_")).count();
-        assert_eq!(tests, 18);
-        for name in ["HOSTNAME", "INFLUXDB_URL", "REDIS_HOST", "SYNC_SERVICE_HOST"] {
-            assert!(!env[name].is_empty(), "{name}");
-        }
-        assert_eq!(env["TEST_PLAN"], "testground-mesh");
-        assert_eq!(env["TEST_RUN"], "c8k3vmlrirtj2p8lcec0");
-        assert_eq!(env["TEST_INSTANCE_PARAMS"], "latency=100ms|peers=16");
-        assert_eq!(env["DEBUG_PORT"], "6060");
-        assert_eq!(env["MINE"], "1");
-        assert_eq!(env["HOSTNAME"], "i3-2p8lcec0");
+        let lines: Vec<_> = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        insta::assert_snapshot!(lines.join("\n"), @"
+        A=image
+        ADDITIONAL_HOSTS=
+        B=group
+        HOSTNAME=i3-2p8lcec0
+        INFLUXDB_URL=http://127.0.0.1:8086
+        LOG_LEVEL=debug
+        PPROF_PORT=6060
+        REDIS_HOST=testground-redis
+        SYNC_SERVICE_HOST=testground-sync-service
+        SYNC_SERVICE_PORT=5050
+        TEST_BRANCH=
+        TEST_CAPTURE_PROFILES=cpu=x
+        TEST_CASE=dial
+        TEST_DISABLE_METRICS=false
+        TEST_GROUP_ID=dialers
+        TEST_GROUP_INSTANCE_COUNT=2
+        TEST_INSTANCE_COUNT=5
+        TEST_INSTANCE_PARAMS=a=[1,2]|b=2
+        TEST_INSTANCE_ROLE=
+        TEST_OUTPUTS_PATH=/outputs
+        TEST_PLAN=libp2p-mesh
+        TEST_REPO=
+        TEST_RUN=c8k3vmlrirtj2p8lcec0
+        TEST_SIDECAR=true
+        TEST_START_TIME=2026-01-02T03:04:05Z
+        TEST_SUBNET=16.3.0.0/16
+        TEST_TAG=
+        TEST_TEMP_PATH=/temp
+        ");
+    }
+
+    #[test]
+    fn packing_is_sorted_and_empty_for_nothing() {
+        assert_eq!(pack_params(&map(&[("z", "1"), ("a", "2")])), "a=2|z=1");
+        assert_eq!(pack_params(&BTreeMap::new()), "");
     }
 }

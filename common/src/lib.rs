@@ -7,6 +7,7 @@
 pub mod api;
 pub mod composition;
 pub mod diagnostic;
+mod document;
 pub mod duration;
 pub mod ids;
 pub mod instance_env;

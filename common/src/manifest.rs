@@ -1,179 +1,187 @@
-//! `manifest.toml`: what a plan is called, how it is built and run, its cases and their parameters.
-//!
-//! Read as Testground reads it: `docs/writing-plans.md` has the keys.
+//! `manifest.toml`: a plan's name, how it can be built and run, and its cases.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a value of any other type gets one message")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value};
 
-use crate::composition::toml_tree::{self, Fields, Reader, Value};
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceFile};
+use crate::document::{At, Findings, Node, Table};
 
 /// A plan's manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
-    /// Its file, for messages.
-    pub source: Arc<SourceFile>,
-    /// The plan's name: `TEST_PLAN`.
+    /// The plan's name.
     pub name: String,
-    /// The builder its author prefers; empty when there is none.
+    /// The builder its author prefers; empty when there is none. `submit --plan` uses it.
     pub default_builder: String,
-    /// The runner its author prefers; empty when there is none.
+    /// The runner its author prefers; empty when there is none. `submit --plan` uses it.
     pub default_runner: String,
-    /// The builders it supports, each with its options.
-    pub builders: BTreeMap<String, Map<String, Json>>,
-    /// The runners it supports, each with its options.
-    pub runners: BTreeMap<String, Map<String, Json>>,
-    /// Directories besides the plan's own, by builder with `:` written as `_`.
+    /// Each supported builder and the lowest-priority build configuration.
+    pub builders: BTreeMap<String, Map<String, Value>>,
+    /// Each supported runner and its default configuration.
+    pub runners: BTreeMap<String, Map<String, Value>>,
+    /// Directories a build needs beside the plan, by builder with `_` for `:`, relative to the plan.
     pub extra_sources: BTreeMap<String, Vec<String>>,
-    /// Its cases.
+    /// The cases.
     pub cases: Vec<Case>,
+    /// The file.
+    pub(crate) source: Arc<SourceFile>,
 }
 
-/// A test case of a plan.
+/// One case of a plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Case {
-    /// Its name: `TEST_CASE`.
+    /// Its name.
     pub name: String,
-    /// The fewest instances a run of it may have.
-    pub min_instances: u32,
+    /// The least instances a run of it may have.
+    pub min: u32,
     /// The most instances a run of it may have.
-    pub max_instances: u32,
-    /// The number of instances its author suggests.
-    pub default_instances: u32,
-    /// Parameters with their defaults as instances get them.
-    pub params: BTreeMap<String, String>,
+    pub max: u32,
+    /// How many a person starts with who says nothing.
+    pub default: Option<u32>,
+    /// Its parameters.
+    pub params: BTreeMap<String, Param>,
+}
+
+/// A parameter of a case.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Param {
+    /// What it is for.
+    pub desc: String,
+    /// Its type, for people.
+    pub kind: String,
+    /// Its unit, for people.
+    pub unit: String,
+    /// Its default as instances get it: a text bare, anything else as JSON, none as `null`.
+    pub default: String,
 }
 
 impl Manifest {
-    /// Reads a manifest.
+    /// Reads a manifest; unknown keys are warnings.
     ///
     /// # Errors
-    /// Everything that is wrong in it, with its place.
-    pub fn parse(
-        file_name: &str,
-        text: &str,
-        strict: bool,
-    ) -> Result<(Self, Vec<Diagnostic>), Diagnostics> {
+    /// Everything that is wrong with it.
+    pub fn parse(file_name: &str, text: &str) -> Result<(Self, Vec<Diagnostic>), Diagnostics> {
         let source = SourceFile::new(file_name, text);
-        let root = toml_tree::parse(&source)?;
-        let reader = Reader::new(&source, strict);
-        let fields = reader.table(Some(&root), "the manifest");
-        let name = fields.text("name");
-        if name.is_empty() {
-            reader.error(0..0, "the manifest has no `name`", "add `name = \"…\"` at its top");
-        }
-        let defaults = reader.table(fields.get("defaults"), "[defaults]");
-        let manifest = Self {
-            source: Arc::clone(&source),
-            name,
-            default_builder: defaults.text("builder"),
-            default_runner: defaults.text("runner"),
-            builders: options(&reader, &fields, "builders"),
-            runners: options(&reader, &fields, "runners"),
-            extra_sources: extra_sources(&reader, &fields),
-            cases: cases(&reader, &fields),
-        };
-        defaults.finish();
-        fields.finish();
-        reader.finish(manifest)
+        let findings = Findings::new(&source, false);
+        let root = findings.parse()?;
+        let manifest = read(&findings, &root);
+        findings.conclude(manifest)
     }
 
-    /// The case of this name.
+    /// The case called `name`.
     #[must_use]
     pub fn case(&self, name: &str) -> Option<&Case> {
         self.cases.iter().find(|case| case.name == name)
     }
 }
 
-fn options(
-    reader: &Reader<'_>,
-    fields: &Fields<'_, '_>,
-    which: &'static str,
-) -> BTreeMap<String, Map<String, Json>> {
-    let table = reader.table(fields.get(which), which);
-    table
-        .entries()
-        .iter()
-        .map(|(key, node)| {
-            if let Json::Object(map) = node.json() {
-                return (key.name.clone(), map);
-            }
-            let message = format!("`{which}.\"{}\"` is {}, not a table", key.name, node.kind());
-            reader.error(node.span.clone(), message, "write it as a table");
-            (key.name.clone(), Map::new())
-        })
-        .collect()
+fn read(findings: &Findings, root: &Node) -> Manifest {
+    let file = Table::new(findings, "", root);
+    let name = file.text("name").map(|name| name.value).unwrap_or_default();
+    if name.is_empty() {
+        findings.error(None, "the plan has no name", "write `name = \"my-plan\"` at the top");
+    }
+    let (mut default_builder, mut default_runner) = (String::new(), String::new());
+    if let Some(defaults) = file.table("defaults") {
+        let text = |key| defaults.text(key).map(|text| text.value).unwrap_or_default();
+        (default_builder, default_runner) = (text("builder"), text("runner"));
+        defaults.finish(&[]);
+    }
+    let (builders, runners) = (tools(&file, "builders"), tools(&file, "runners"));
+    for (tools, kind, example) in
+        [(&builders, "builder", "docker:generic"), (&runners, "runner", "local:docker")]
+    {
+        if tools.is_empty() {
+            findings.error(
+                None,
+                format!("the plan names no {kind}"),
+                format!("write `[{kind}s.\"{example}\"]`"),
+            );
+        }
+    }
+    let extra_sources = file.table("extra_sources").map(extra_sources).unwrap_or_default();
+    let cases = file.tables("testcases").into_iter().map(|table| case(findings, table)).collect();
+    file.finish(&["enabled"]);
+    let source = Arc::clone(&findings.source);
+    Manifest {
+        name,
+        default_builder,
+        default_runner,
+        builders,
+        runners,
+        extra_sources,
+        cases,
+        source,
+    }
 }
 
-fn extra_sources(reader: &Reader<'_>, fields: &Fields<'_, '_>) -> BTreeMap<String, Vec<String>> {
-    let table = reader.table(fields.get("extra_sources"), "[extra_sources]");
-    table
-        .entries()
-        .iter()
-        .map(|(key, node)| {
-            if let Json::Array(items) = node.json() {
-                let directories =
-                    items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect();
-                return (key.name.clone(), directories);
-            }
-            let message = format!("`{}` is {}, not a list", key.name, node.kind());
-            reader.error(node.span.clone(), message, "write a list of directories");
-            (key.name.clone(), Vec::new())
-        })
-        .collect()
+fn tools(file: &Table<'_>, key: &'static str) -> BTreeMap<String, Map<String, Value>> {
+    let Some(table) = file.table(key) else { return BTreeMap::new() };
+    let as_map = |node: &Node| match node.json() {
+        Value::Object(mut map) => {
+            // Stock manifests say it everywhere, and it has no effect.
+            map.retain(|key, _| !key.eq_ignore_ascii_case("enabled"));
+            map
+        }
+        _ => Map::new(),
+    };
+    table.entries().iter().map(|(id, node)| (id.value.clone(), as_map(node))).collect()
 }
 
-fn cases(reader: &Reader<'_>, fields: &Fields<'_, '_>) -> Vec<Case> {
-    let nodes = fields.tables("testcases");
-    nodes
-        .iter()
-        .map(|node| {
-            let case = reader.table(Some(node), "[[testcases]]");
-            let name = case.text("name");
-            if name.is_empty() {
-                reader.error(node.span.clone(), "a test case has no `name`", "add `name = \"…\"`");
-            }
-            let instances = reader.table(case.get("instances"), "`instances` of a test case");
-            let found = Case {
-                name,
-                min_instances: instances.count("min").unwrap_or(0),
-                max_instances: instances.count("max").unwrap_or(0),
-                default_instances: instances.count("default").unwrap_or(0),
-                params: params(reader, &case),
-            };
-            instances.finish();
-            case.ignore(&["roles", "runners"]);
-            case.finish();
-            found
-        })
-        .collect()
+fn extra_sources(table: Table<'_>) -> BTreeMap<String, Vec<String>> {
+    let dirs = |node: &Node| match node.json() {
+        Value::Array(dirs) => dirs.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Value::String(dir) => vec![dir],
+        _ => Vec::new(),
+    };
+    table.entries().iter().map(|(builder, node)| (builder.value.clone(), dirs(node))).collect()
 }
 
-/// A text default is passed bare, any other is encoded as JSON; without one the value is the text `null`.
-fn params(reader: &Reader<'_>, case: &Fields<'_, '_>) -> BTreeMap<String, String> {
-    let table = reader.table(case.get("params"), "`params` of a test case");
-    table
-        .entries()
-        .iter()
-        .map(|(key, node)| {
-            let param = reader.table(Some(node), "a parameter");
-            param.ignore(&["type", "desc", "description", "unit", "values"]);
-            let value = match param.get("default") {
-                None => "null".to_owned(),
-                Some(default) => {
-                    if let Value::Text(text) = &default.value {
-                        text.clone()
-                    } else {
-                        default.json().to_string()
-                    }
-                }
-            };
-            param.finish();
-            (key.name.clone(), value)
-        })
-        .collect()
+fn case(findings: &Findings, table: Table<'_>) -> Case {
+    let name = table.text("name").map(|name| name.value).unwrap_or_default();
+    if name.is_empty() {
+        findings.error(table.span.clone(), "a case has no name", "write `name = \"my-case\"`");
+    }
+    let count = |value: Option<At<u32>>| value.map(|count| count.value);
+    let (mut min, mut max, mut default) = (None, None, None);
+    if let Some(instances) = table.table("instances") {
+        (min, max) = (count(instances.count("min")), count(instances.count("max")));
+        default = count(instances.count("default"));
+        instances.finish(&[]);
+    }
+    if max.is_none() {
+        findings.warning(
+            table.span.clone(),
+            format!("case `{name}` sets no `max`, so it takes no instances at all"),
+            "write `instances = { min = 1, max = 100, default = 1 }`",
+        );
+    }
+    let params = table.table("params").map(|params| read_params(findings, &params));
+    table.finish(&["enabled", "values", "desc", "roles"]);
+    let (min, max) = (min.unwrap_or(0), max.unwrap_or(0));
+    Case { name, min, max, default, params: params.unwrap_or_default() }
+}
+
+fn read_params(findings: &Findings, table: &Table<'_>) -> BTreeMap<String, Param> {
+    let mut params = BTreeMap::new();
+    for (name, node) in table.entries() {
+        let param = Table::new(findings, "params", node);
+        let default = match param.get("default").map(Node::json) {
+            None => "null".to_owned(),
+            Some(Value::String(text)) => text,
+            Some(other) => other.to_string(),
+        };
+        // Types and units are for people; some manifests write them as numbers or lists.
+        let word = |key| param.get(key).and_then(Node::scalar).unwrap_or_default();
+        let (desc, kind, unit) = (word("desc"), word("type"), word("unit"));
+        param.finish(&["values", "enabled"]);
+        params.insert(name.value.clone(), Param { desc, kind, unit, default });
+    }
+    params
 }
 
 #[cfg(test)]
@@ -181,52 +189,62 @@ mod tests {
     use super::*;
 
     const MESH: &str = r#"
-name = "mesh"
+Name = "mesh"
 [defaults]
 builder = "docker:generic"
+runner = "local:docker"
 [builders."docker:generic"]
 enabled = true
+build_args = { A = "1" }
 [runners."local:docker"]
+enabled = true
 exposed_ports = { debug = "6060" }
+[extra_sources]
+docker_generic = ["../common"]
 [[testcases]]
 name = "dial"
-instances = { Min = 2, max = 500, default = 10 }
+instances = { min = 2, max = 500, default = 10 }
   [testcases.params]
   rounds = { type = "int", desc = "dial rounds", unit = "count", default = 3 }
-  ratio = { type = "float", default = 0.5 }
-  name = { type = "string", default = "x y" }
-  list = { type = "json", default = ["a", "b"] }
-  open = { type = "int" }
+  name = { type = "string", default = "bare", values = ["a"] }
+  list = { default = ["a", "b"] }
+  half = { default = 0.5 }
+  none = { type = "int" }
 "#;
 
     #[test]
-    fn defaults_become_what_instances_get() {
-        let (manifest, warnings) = Manifest::parse("m.toml", MESH, false).expect("valid");
-        assert!(warnings.is_empty(), "{warnings:?}");
-        let case = manifest.case("dial").expect("there");
-        assert_eq!((case.min_instances, case.max_instances), (2, 500));
-        let get = |name: &str| case.params[name].as_str();
-        assert_eq!(get("rounds"), "3");
-        assert_eq!(get("ratio"), "0.5");
-        assert_eq!(get("name"), "x y");
-        assert_eq!(get("list"), r#"["a","b"]"#);
-        assert_eq!(get("open"), "null");
-        assert_eq!(manifest.runners["local:docker"]["exposed_ports"]["debug"], "6060");
+    fn a_manifest_is_read_whole_and_without_regard_to_case() {
+        let (mesh, warnings) = Manifest::parse("manifest.toml", MESH).expect("a valid manifest");
+        assert_eq!(warnings, []);
+        assert_eq!(mesh.name, "mesh");
+        assert_eq!(mesh.builders["docker:generic"]["build_args"]["A"], "1");
+        assert_eq!(mesh.runners["local:docker"]["exposed_ports"]["debug"], "6060");
+        assert_eq!(mesh.extra_sources["docker_generic"], ["../common"]);
+        let dial = mesh.case("dial").expect("a case");
+        assert_eq!((dial.min, dial.max, dial.default), (2, 500, Some(10)));
+        let default = |name: &str| dial.params[name].default.as_str();
+        assert_eq!(default("rounds"), "3");
+        assert_eq!(default("name"), "bare");
+        assert_eq!(default("list"), r#"["a","b"]"#);
+        assert_eq!(default("half"), "0.5");
+        assert_eq!(default("none"), "null");
     }
 
     #[test]
-    fn an_unknown_key_is_a_warning_that_guesses_and_an_error_when_strict() {
-        let text = "name = \"x\"\n[[testcase]]\nname = \"y\"\n";
-        let (_, warnings) = Manifest::parse("m.toml", text, false).expect("tolerated");
-        assert_eq!(warnings[0].to_string(), "m.toml:2: unknown key `testcase` in the manifest");
-        assert_eq!(warnings[0].help, "did you mean `testcases`?");
-        assert!(Manifest::parse("m.toml", text, true).is_err());
+    fn a_slip_is_a_warning_with_a_suggestion() {
+        let text = MESH.replace("[[testcases]]", "[[testcases]]\nintances = 3");
+        let (_, warnings) = Manifest::parse("manifest.toml", &text).expect("a valid manifest");
+        assert_eq!(warnings.len(), 1);
+        assert_eq!(
+            warnings[0].to_string(),
+            "manifest.toml:15: unknown key `intances` in `testcases`"
+        );
+        assert_eq!(warnings[0].help, "did you mean `instances`?");
     }
 
     #[test]
-    fn what_is_wrong_is_told_all_at_once() {
-        let text = "[[testcases]]\ninstances = { min = \"2\" }\n";
-        let wrong = Manifest::parse("m.toml", text, false).expect_err("wrong");
-        assert_eq!(wrong.0.len(), 3, "{wrong}");
+    fn a_plan_without_name_builder_and_runner_says_so_at_once() {
+        let found = Manifest::parse("manifest.toml", "").expect_err("nothing is there");
+        assert_eq!(found.0.len(), 3);
     }
 }

@@ -1,503 +1,328 @@
-//! One run of a composition with every default applied, in the order Testground applies them.
+//! Decides everything about one run that composition and manifest decide together.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value};
 
 use super::{
-    Build, Composition, Group, Instances, ResourceFields, Run, RunFields, RunGroup, quantity,
+    Composition, Group, Instances, ResolvedGroup, ResolvedRun, Run, RunGroup, Texts, builds, merge,
+    options,
 };
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::diagnostic::{Diagnostic, Diagnostics, closest, suggest};
+use crate::document::{At, Findings};
+use crate::instance_env::contract_name;
 use crate::manifest::{Case, Manifest};
-use crate::messages::{Resources, RunOptions, RuntimeKind};
-use crate::timing::OUTCOME_GRACE;
+use crate::messages::RuntimeKind;
 
-/// How much of an instance's stdout, and of its stderr, is kept when nobody says otherwise.
-const LOG_CAP_BYTES: u64 = 64 << 20;
-
-/// Runner options that mean something here.
-const KNOWN_OPTIONS: [&str; 7] = [
-    "log_level",
-    "exposed_ports",
-    "ulimits",
-    "additional_hosts",
-    "keep_containers",
-    "log_cap_bytes",
-    "outcomes_collection_timeout",
+/// Every runner a composition may name, and how its instances are run.
+const RUNNERS: [(&str, RuntimeKind); 5] = [
+    ("local:docker", RuntimeKind::Docker),
+    ("cluster:k8s", RuntimeKind::Docker),
+    ("docker", RuntimeKind::Docker),
+    ("local:exec", RuntimeKind::Netns),
+    ("netns", RuntimeKind::Netns),
 ];
 
-/// A dependency of the software under test to be replaced.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-pub struct Dependency {
-    /// What to replace.
-    pub module: String,
-    /// By what; empty is the same module.
-    #[serde(default)]
-    pub target: String,
-    /// Version, commit or branch.
-    pub version: String,
-}
-
-/// What a group is built from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BuildInput {
-    /// The builder.
-    pub builder: String,
-    /// Its options.
-    pub config: Map<String, Json>,
-    /// Build tags or features, sorted.
-    pub selectors: Vec<String>,
-    /// Overrides, sorted by module.
-    pub dependencies: Vec<Dependency>,
-}
-
-impl BuildInput {
-    /// Equal for groups that share a build. Unlike Testground's it has the dependencies' targets in it.
-    #[must_use]
-    pub fn key(&self) -> String {
-        serde_json::to_string(self).expect("plain data always encodes")
-    }
-}
-
-/// A group of a run with every default applied.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ResolvedGroup {
-    /// Its id: `TEST_GROUP_ID`.
-    pub id: String,
-    /// The composition's group it is made from.
-    pub build_group: String,
-    /// What it is built from.
-    pub build: BuildInput,
-    /// A ready image; given, nothing is built.
-    pub artifact: Option<String>,
-    /// How many instances.
-    pub instances: u32,
-    /// Test parameters.
-    pub params: BTreeMap<String, String>,
-    /// Environment variables.
-    pub env: BTreeMap<String, String>,
-    /// Profiles to capture.
-    pub profiles: BTreeMap<String, String>,
-    /// What an instance may use.
-    pub resources: Resources,
-}
-
-/// A run with every default applied.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ResolvedRun {
-    /// Its id in the composition.
-    pub id: String,
-    /// The plan's name, by the manifest.
-    pub plan: String,
-    /// The case.
-    pub case: String,
-    /// The runner as written.
-    pub runner: String,
-    /// The runtime it stands for.
-    pub runtime: RuntimeKind,
-    /// Instances in all.
-    pub total_instances: u32,
-    /// Its groups.
-    pub groups: Vec<ResolvedGroup>,
-    /// Builds of groups this run does not use; Testground builds them all the same, so that a broken
-    /// composition is noticed.
-    pub unused_builds: Vec<BuildInput>,
-    /// Runner options.
-    pub options: RunOptions,
-    /// How long outcomes may take to arrive.
-    pub outcome_grace: Duration,
-    /// How long it may take.
-    pub timeout: Option<Duration>,
-    /// Seed of everything drawn by chance.
-    pub seed: Option<u64>,
-    /// `TEST_DISABLE_METRICS`.
-    pub disable_metrics: bool,
-    /// Builds at a time; 0 is unlimited.
-    pub concurrent_builds: u32,
-    /// What people should know.
-    pub warnings: Vec<String>,
-}
-
-/// The runtime a runner's name stands for.
-#[must_use]
-pub fn runtime_of(runner: &str) -> Option<RuntimeKind> {
-    match runner {
-        "docker" | "local:docker" | "cluster:k8s" | "cluster:swarm" => Some(RuntimeKind::Docker),
-        "netns" | "local:exec" => Some(RuntimeKind::Netns),
-        _ => None,
-    }
-}
-
-/// Applies every default to one run of a composition and checks it against the manifest.
+/// Resolves the run `run_id` of `composition` against the plan's manifest.
 ///
 /// # Errors
-/// Everything that is wrong with it, with its place in the composition.
+/// Everything that keeps the run from starting.
 pub fn resolve(
     composition: &Composition,
     manifest: &Manifest,
     run_id: &str,
 ) -> Result<ResolvedRun, Diagnostics> {
-    let mut resolving =
-        Resolving { composition, manifest, errors: Vec::new(), warnings: Vec::new() };
-    let run = resolving.run(run_id)?;
-    let resolved = resolving.resolved(&run);
-    if resolving.errors.is_empty() { Ok(resolved) } else { Err(Diagnostics(resolving.errors)) }
-}
-
-struct Resolving<'a> {
-    composition: &'a Composition,
-    manifest: &'a Manifest,
-    errors: Vec<Diagnostic>,
-    warnings: Vec<String>,
-}
-
-impl Resolving<'_> {
-    fn error(&mut self, span: Range<usize>, message: String, help: impl Into<String>) {
-        self.errors.push(Diagnostic::error(&self.composition.source, span, message, help));
-    }
-
-    /// The run of this id; without `[[runs]]` there is one, `default`, with every group.
-    fn run(&self, run_id: &str) -> Result<Run, Diagnostics> {
-        let composition = self.composition;
-        if composition.runs.is_empty() && run_id == "default" {
-            return Ok(Run {
-                id: run_id.to_owned(),
-                total_instances: composition.global.total_instances,
-                groups: composition
-                    .groups
-                    .iter()
-                    .map(|group| RunGroup {
-                        id: group.id.clone(),
-                        group_id: group.id.clone(),
-                        span: group.span.clone(),
-                        ..RunGroup::default()
-                    })
-                    .collect(),
-                span: composition.global.spans.table.clone(),
-                ..Run::default()
-            });
-        }
-        composition.runs.iter().find(|run| run.id == run_id).cloned().ok_or_else(|| {
-            let message = format!("there is no run `{run_id}`");
-            let help = format!("the composition has: {}", composition.run_ids().join(", "));
-            Diagnostic::error(&composition.source, None, message, help).into()
-        })
-    }
-
-    fn resolved(&mut self, run: &Run) -> ResolvedRun {
-        let composition = self.composition;
-        let global = &composition.global;
-        let case = self.case();
-        let (runner, runtime) = self.runner();
-        let (options, outcome_grace) = self.options(&runner);
-        let groups: Vec<ResolvedGroup> =
-            run.groups.iter().filter_map(|group| self.group(run, group, case.as_ref())).collect();
-        let total_instances = self.total(run, &groups, case.as_ref());
-        let unused_builds = self.unused_builds(&groups);
-        ResolvedRun {
-            id: run.id.clone(),
-            plan: self.manifest.name.clone(),
-            case: global.case.clone(),
-            runner,
-            runtime,
-            total_instances,
-            groups,
-            unused_builds,
-            options,
-            outcome_grace,
-            timeout: run.timeout.or(global.timeout),
-            seed: global.seed,
-            disable_metrics: global.disable_metrics,
-            concurrent_builds: global.concurrent_builds,
-            warnings: std::mem::take(&mut self.warnings),
-        }
-    }
-
-    fn case(&mut self) -> Option<Case> {
-        let global = &self.composition.global;
-        let case = self.manifest.case(&global.case).cloned();
-        if case.is_none() {
-            let known: Vec<&str> = self.manifest.cases.iter().map(|c| c.name.as_str()).collect();
-            let message = if global.case.is_empty() {
-                "[global] has no `case`".to_owned()
-            } else {
-                format!("plan `{}` has no case `{}`", self.manifest.name, global.case)
-            };
-            let help = format!("its manifest has: {}", known.join(", "));
-            self.error(global.spans.case.clone(), message, help);
-        }
-        case
-    }
-
-    /// The runner; a manifest that supports another name of the same runtime will do.
-    fn runner(&mut self) -> (String, RuntimeKind) {
-        let global = &self.composition.global;
-        let mut runner = global.runner.clone();
-        if runner.is_empty() {
-            runner.clone_from(&self.manifest.default_runner);
-        }
-        let supported: Vec<&str> = self.manifest.runners.keys().map(String::as_str).collect();
-        let listed = if supported.is_empty() { "none".to_owned() } else { supported.join(", ") };
-        let span = global.spans.runner.clone();
-        let Some(runtime) = runtime_of(&runner) else {
-            let message = if runner.is_empty() {
-                "[global] has no `runner`".to_owned()
-            } else {
-                format!("there is no runner `{runner}`")
-            };
-            let help = format!("use netns or docker; the plan's manifest supports: {listed}");
-            self.error(span, message, help);
-            return (runner, RuntimeKind::Netns);
-        };
-        if !supported.iter().any(|name| runtime_of(name) == Some(runtime)) {
-            let message =
-                format!("plan `{}` does not support runner `{runner}`", self.manifest.name);
-            let help =
-                format!("its manifest supports: {listed}; add `[runners.\"{runner}\"]` there");
-            self.error(span, message, help);
-        }
-        (runner, runtime)
-    }
-
-    /// Runner options: the composition's win over the manifest's.
-    fn options(&mut self, runner: &str) -> (RunOptions, Duration) {
-        let mut config = self.manifest.runners.get(runner).cloned().unwrap_or_default();
-        config.extend(self.composition.global.run_config.clone());
-        let texts = |value: &Json| -> Vec<String> {
-            value.as_array().into_iter().flatten().map(text_of).collect()
-        };
-        let list = |name: &str| config.get(name).map(texts).unwrap_or_default();
-        let options = RunOptions {
-            log_level: config.get("log_level").map(text_of).unwrap_or_default(),
-            exposed_ports: config
-                .get("exposed_ports")
-                .and_then(Json::as_object)
-                .into_iter()
-                .flatten()
-                .map(|(label, port)| (label.clone(), text_of(port)))
-                .collect(),
-            ulimits: list("ulimits"),
-            additional_hosts: list("additional_hosts"),
-            keep_containers: config.get("keep_containers").is_some_and(is_true),
-            log_cap_bytes: config
-                .get("log_cap_bytes")
-                .and_then(Json::as_u64)
-                .unwrap_or(LOG_CAP_BYTES),
-        };
-        for name in config.keys() {
-            let ours = KNOWN_OPTIONS.contains(&name.as_str());
-            if !ours && name != "enabled" {
-                self.warnings.push(format!("runner option `{name}` has no effect here"));
+    let findings = Findings::new(&composition.source, false);
+    let run = find_run(composition, run_id)?;
+    let case = find_case(&findings, composition, manifest);
+    let runner = find_runner(&findings, composition, manifest);
+    let (Some(case), Some((runner, runtime, defaults))) = (case, runner) else {
+        let mut found = findings.conclude(()).err().unwrap_or(Diagnostics(Vec::new()));
+        found.0.extend(
+            builds::build_groups(composition, manifest).err().into_iter().flat_map(|more| more.0),
+        );
+        return Err(found);
+    };
+    let global = &composition.global;
+    let counts = count_instances(&findings, composition, run);
+    let total_instances = check_total(&findings, case, run, &counts);
+    let counts = counts.into_iter().map(Option::unwrap_or_default);
+    let mut groups = Vec::new();
+    for (one, instances) in run.groups.iter().zip(counts) {
+        let Some(group) = build_group(composition, one) else { continue };
+        let mut resolved = resolve_group(composition, case, run, one, group);
+        resolved.instances = instances;
+        match builds::input_of(composition, manifest, group, Some(runtime)) {
+            Ok(build) => {
+                resolved.build_key =
+                    build.as_ref().map(builds::BuildInput::key).unwrap_or_default();
+                resolved.builder = build.as_ref().map(|build| build.builder.clone());
+                resolved.build = build;
             }
+            Err(found) => findings.push(found),
         }
-        let grace = match config.get("outcomes_collection_timeout") {
-            None => Some(OUTCOME_GRACE),
-            Some(Json::Number(nanoseconds)) => nanoseconds.as_u64().map(Duration::from_nanos),
-            Some(other) => humantime::parse_duration(&text_of(other)).ok(),
-        };
-        if grace.is_none() {
-            let message = "`outcomes_collection_timeout` is not a duration".to_owned();
-            let span = self.composition.global.spans.run_config.clone();
-            self.error(span, message, "write it as `\"45s\"` or in nanoseconds");
-        }
-        (options, grace.unwrap_or(OUTCOME_GRACE))
+        groups.push(resolved);
     }
+    check_params(&findings, composition, case, run, &groups);
+    let run_config = merge::config(&[&global.run_config, &defaults]);
+    let options = options::read(&run_config);
+    report_options(&findings, composition, &runner, &options);
+    let resolved = ResolvedRun {
+        id: run_id.to_owned(),
+        plan: contract_name(&manifest.name),
+        case: contract_name(&case.name),
+        runner: runner.value,
+        runtime,
+        total_instances,
+        groups,
+        run_config,
+        options: options.run,
+        outcome_grace: options.outcome_grace,
+        timeout: run.timeout.or(global.timeout).or(options.timeout),
+        seed: global.seed,
+        disable_metrics: global.disable_metrics,
+        concurrent_builds: global.concurrent_builds,
+        warnings: Vec::new(),
+    };
+    let (resolved, warnings) = findings.conclude(resolved)?;
+    Ok(ResolvedRun { warnings, ..resolved })
+}
 
-    fn group(&mut self, run: &Run, group: &RunGroup, case: Option<&Case>) -> Option<ResolvedGroup> {
-        let composition = self.composition;
-        let from = composition.groups.iter().find(|known| known.id == group.group_id)?;
-        let global = &composition.global.run;
-        let layers = [&group.run, &RunFields::of(run), &from.run, global].map(Clone::clone);
-        let fill = |pick: fn(&RunFields) -> &BTreeMap<String, String>| filled(&layers, pick);
-        let mut params = fill(|fields| &fields.test_params);
-        for (name, value) in case.into_iter().flat_map(|case| &case.params) {
-            fill_one(&mut params, name, value);
-        }
-        let artifact = [&from.run.artifact, &global.artifact];
-        Some(ResolvedGroup {
-            id: group.id.clone(),
-            build_group: from.id.clone(),
-            build: self.build(from),
-            artifact: artifact.into_iter().find(|text| !text.is_empty()).cloned(),
-            instances: self.instances(run, group, from),
-            params,
-            env: fill(|fields| &fields.env),
-            profiles: fill(|fields| &fields.profiles),
-            resources: resources(&group.resources, &from.resources),
-        })
+fn find_run<'a>(composition: &'a Composition, run_id: &str) -> Result<&'a Run, Diagnostics> {
+    composition.runs.iter().find(|run| run.id.value == run_id).ok_or_else(|| {
+        let known: Vec<_> = composition.runs.iter().map(|run| run.id.value.as_str()).collect();
+        let help = suggest(run_id, known);
+        Diagnostic::error(&composition.source, None, format!("there is no run `{run_id}`"), help)
+            .into()
+    })
+}
+
+fn find_case<'a>(
+    findings: &Findings,
+    composition: &Composition,
+    manifest: &'a Manifest,
+) -> Option<&'a Case> {
+    let known: Vec<_> = manifest.cases.iter().map(|case| case.name.as_str()).collect();
+    let Some(wanted) = &composition.global.case else {
+        let help = format!("write `case = \"…\"` under `[global]`; {}", suggest("", known));
+        findings.error(None, "`global.case` is missing", help);
+        return None;
+    };
+    let found = manifest.case(&wanted.value);
+    if found.is_none() {
+        findings.error(
+            wanted.span.clone(),
+            format!("plan `{}` has no case `{}`", manifest.name, wanted.value),
+            suggest(&wanted.value, known),
+        );
     }
+    found
+}
 
-    fn instances(&mut self, run: &Run, group: &RunGroup, from: &Group) -> u32 {
-        let Instances { count, percentage } = Instances {
-            count: if group.instances.count > 0 {
-                group.instances.count
-            } else {
-                from.instances.count
-            },
-            percentage: if group.instances.percentage > 0.0 {
-                group.instances.percentage
-            } else {
-                from.instances.percentage
-            },
-        };
-        if count > 0 {
-            return count;
+/// The runner, its runtime, and the manifest's configuration for it. A plan that supports one runner of
+/// a runtime supports all of them, so that stock manifests need no edit.
+fn find_runner(
+    findings: &Findings,
+    composition: &Composition,
+    manifest: &Manifest,
+) -> Option<(At<String>, RuntimeKind, Map<String, Value>)> {
+    let names = RUNNERS.map(|(name, _)| name);
+    let Some(wanted) = composition.global.runner.clone() else {
+        let help = format!("write `runner = \"…\"` under `[global]`; {}", suggest("", names));
+        findings.error(None, "`global.runner` is missing", help);
+        return None;
+    };
+    let runtime_of =
+        |name: &str| RUNNERS.iter().find(|(one, _)| *one == name).map(|(_, kind)| *kind);
+    let Some(runtime) = runtime_of(&wanted.value) else {
+        findings.error(
+            wanted.span.clone(),
+            format!("there is no runner `{}`", wanted.value),
+            suggest(&wanted.value, names),
+        );
+        return None;
+    };
+    let same = || manifest.runners.iter().find(|(name, _)| runtime_of(name) == Some(runtime));
+    let config = manifest.runners.get(&wanted.value).or_else(|| same().map(|(_, config)| config));
+    // Groundswell's own runner needs no word of the plan: it runs whatever was built.
+    if config.is_none() && wanted.value != "netns" {
+        let known: Vec<_> = manifest.runners.keys().map(String::as_str).collect();
+        findings.error(
+            wanted.span.clone(),
+            format!("plan `{}` does not support runner `{}`", manifest.name, wanted.value),
+            format!("{}; runners are listed in its manifest.toml", suggest(&wanted.value, known)),
+        );
+        return None;
+    }
+    Some((wanted, runtime, config.cloned().unwrap_or_default()))
+}
+
+fn build_group<'a>(composition: &'a Composition, one: &RunGroup) -> Option<&'a Group> {
+    composition.groups.iter().find(|group| group.id.value == one.group_id.value)
+}
+
+/// Instances of each group of the run. A count that is not zero wins over a percentage.
+/// None where that cannot be said.
+fn count_instances(findings: &Findings, composition: &Composition, run: &Run) -> Vec<Option<u32>> {
+    let nothing = Instances::default();
+    let count = |one: &RunGroup| {
+        let inherited = build_group(composition, one).map_or(&nothing, |group| &group.instances);
+        let given = |count: &&At<u32>| count.value > 0;
+        let own = one.instances.count.as_ref().filter(given);
+        if let Some(count) = own.or(inherited.count.as_ref().filter(given)) {
+            return Some(count.value);
         }
-        if percentage <= 0.0 {
-            let message = format!("group `{}` has no instances", group.id);
-            let help = "give it `instances = { count = 2 }` or `{ percentage = 0.5 }`";
-            self.error(group.span.clone(), message, help);
-            return 0;
-        }
-        let Some(total) = run.total_instances else {
-            let message = format!("group `{}` has a percentage, of an unknown total", group.id);
-            let help = if self.composition.runs.is_empty() {
-                "add `total_instances` to [global]".to_owned()
-            } else {
-                format!(
-                    "add `total_instances` to run `{}`; [global]'s does not count for it",
-                    run.id
-                )
-            };
-            self.error(group.span.clone(), message, help);
-            return 0;
+        let share = one.instances.percentage.as_ref().or(inherited.percentage.as_ref());
+        let Some(share) = share.filter(|share| share.value > 0.0) else {
+            findings.warning(
+                one.id.span.clone(),
+                format!("group `{}` has no instances", one.id.value),
+                "write `instances = { count = 2 }` if it should have some",
+            );
+            return Some(0);
         };
-        // Half rounds away from zero, as Go's math.Round does.
+        let Some(total) = &run.total_instances else {
+            findings.error(
+                share.span.clone(),
+                format!("a percentage of run `{}`, which does not say of how many", run.id.value),
+                "write `total_instances` in the run, or under `[global]` when there are no runs",
+            );
+            return None;
+        };
+        // A share of at most one of a u32 fits in a u32.
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            reason = "a fraction between 0 and 1 of a u32"
+            reason = "a share is between 0 and 1"
         )]
-        let share = (percentage * f64::from(total)).round() as u32;
-        share
-    }
-
-    fn total(&mut self, run: &Run, groups: &[ResolvedGroup], case: Option<&Case>) -> u32 {
-        let sum: u32 = groups.iter().map(|group| group.instances).sum();
-        let total = run.total_instances.unwrap_or(sum);
-        if self.errors.is_empty() && total != sum {
-            let parts: Vec<String> =
-                groups.iter().map(|g| format!("{} {}", g.instances, g.id)).collect();
-            let message =
-                format!("the groups of run `{}` have {sum} instances, not {total}", run.id);
-            let help = format!("{} = {sum}; change them or `total_instances`", parts.join(" + "));
-            self.error(run.span.clone(), message, help);
-        }
-        if let Some(case) = case
-            && self.errors.is_empty()
-            && !(case.min_instances..=case.max_instances).contains(&total)
-        {
-            let message = format!("case `{}` cannot run with {total} instances", case.name);
-            let help =
-                format!("its manifest allows {} to {}", case.min_instances, case.max_instances);
-            self.error(run.span.clone(), message, help);
-        }
-        total
-    }
-
-    fn build(&mut self, group: &Group) -> BuildInput {
-        let global = &self.composition.global;
-        let mut builder = if group.builder.is_empty() { &global.builder } else { &group.builder };
-        if builder.is_empty() {
-            builder = &self.manifest.default_builder;
-        }
-        let ready = !group.run.artifact.is_empty() || !global.run.artifact.is_empty();
-        let supported: Vec<&str> = self.manifest.builders.keys().map(String::as_str).collect();
-        if !ready && !supported.contains(&builder.as_str()) {
-            let span =
-                if group.builder.is_empty() { &global.spans.builder } else { &group.span }.clone();
-            let message = if builder.is_empty() {
-                format!("group `{}` has no builder, and [global] neither", group.id)
-            } else {
-                format!("plan `{}` does not support builder `{builder}`", self.manifest.name)
-            };
-            self.error(span, message, format!("its manifest supports: {}", supported.join(", ")));
-        }
-        let mut config = self.manifest.builders.get(builder).cloned().unwrap_or_default();
-        config.remove("enabled");
-        config.extend(global.build_config.clone());
-        config.extend(group.build_config.clone());
-        BuildInput { builder: builder.clone(), config, ..merged(&group.build, &global.build) }
-    }
-
-    fn unused_builds(&mut self, groups: &[ResolvedGroup]) -> Vec<BuildInput> {
-        let composition = self.composition;
-        let unused = composition.groups.iter().filter(|known| {
-            let used = groups.iter().any(|group| group.build_group == known.id);
-            let ready =
-                !known.run.artifact.is_empty() || !composition.global.run.artifact.is_empty();
-            !used && !ready
-        });
-        let mut builds: Vec<BuildInput> = unused.map(|group| self.build(group)).collect();
-        builds.retain(|build| groups.iter().all(|group| group.build != *build));
-        builds.sort_by_key(BuildInput::key);
-        builds.dedup();
-        builds
-    }
-}
-
-impl RunFields {
-    fn of(run: &Run) -> Self {
-        Self { test_params: run.test_params.clone(), env: run.env.clone(), ..Self::default() }
-    }
-}
-
-/// A group's selectors win when it has any; dependencies are merged by module.
-fn merged(group: &Build, global: &Build) -> BuildInput {
-    let mut selectors =
-        if group.selectors.is_empty() { global.selectors.clone() } else { group.selectors.clone() };
-    selectors.sort();
-    let mut dependencies: BTreeMap<&str, &Dependency> = BTreeMap::new();
-    for dependency in global.dependencies.iter().chain(&group.dependencies) {
-        dependencies.insert(&dependency.module, dependency);
-    }
-    BuildInput {
-        builder: String::new(),
-        config: Map::new(),
-        selectors,
-        dependencies: dependencies.into_values().cloned().collect(),
-    }
-}
-
-/// Lays maps over each other, the first winning. A value that is empty counts as not set.
-fn filled(
-    layers: &[RunFields],
-    pick: fn(&RunFields) -> &BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
-    let mut result = BTreeMap::new();
-    for layer in layers {
-        for (name, value) in pick(layer) {
-            fill_one(&mut result, name, value);
-        }
-    }
-    result
-}
-
-fn fill_one(map: &mut BTreeMap<String, String>, name: &str, value: &str) {
-    let slot = map.entry(name.to_owned()).or_default();
-    if slot.is_empty() {
-        value.clone_into(slot);
-    }
-}
-
-fn resources(group: &ResourceFields, from: &ResourceFields) -> Resources {
-    let pick = |own: &str, inherited: &str| -> String {
-        if own.is_empty() { inherited.to_owned() } else { own.to_owned() }
+        let count = (share.value * f64::from(total.value)).round() as u32;
+        Some(count)
     };
-    Resources {
-        cpu_cores: quantity::cores(&pick(&group.cpu, &from.cpu)),
-        memory_bytes: quantity::bytes(&pick(&group.memory, &from.memory)),
-        pids: group.pids.or(from.pids).map(u64::from),
+    run.groups.iter().map(count).collect()
+}
+
+fn check_total(findings: &Findings, case: &Case, run: &Run, counts: &[Option<u32>]) -> u32 {
+    let Some(counts) = counts.iter().copied().collect::<Option<Vec<u32>>>() else { return 0 };
+    let sum: u64 = counts.iter().map(|count| u64::from(*count)).sum();
+    let each = || {
+        let parts: Vec<_> = run
+            .groups
+            .iter()
+            .zip(&counts)
+            .map(|(group, count)| format!("`{}` {count}", group.id.value))
+            .collect();
+        parts.join(", ")
+    };
+    let place = run.total_instances.as_ref().map(|total| total.span.clone());
+    if let Some(total) = &run.total_instances
+        && u64::from(total.value) != sum
+    {
+        findings.error(
+            total.span.clone(),
+            format!("the groups add up to {sum} instances, not {}", total.value),
+            format!("change `total_instances` or the groups: {}", each()),
+        );
+    } else if sum < u64::from(case.min) || sum > u64::from(case.max) {
+        let place = place.or_else(|| run.groups.first().map(|group| group.id.span.clone()));
+        findings.error(
+            place,
+            format!("case `{}` takes {} to {} instances, not {sum}", case.name, case.min, case.max),
+            format!("change the groups' instances: {}", each()),
+        );
+    }
+    u32::try_from(sum).unwrap_or(u32::MAX)
+}
+
+fn resolve_group(
+    composition: &Composition,
+    case: &Case,
+    run: &Run,
+    one: &RunGroup,
+    group: &Group,
+) -> ResolvedGroup {
+    let global = &composition.global.run;
+    let layers = [&one.run, &run.shared, &group.run, global];
+    let mut params = merge::texts(&layers.map(|layer| &layer.params));
+    for (name, param) in &case.params {
+        let slot = params.entry(name.clone()).or_default();
+        if slot.is_empty() {
+            slot.clone_from(&param.default);
+        }
+    }
+    ResolvedGroup {
+        id: one.id.value.clone(),
+        build_group: group.id.value.clone(),
+        builder: None,
+        build: None,
+        artifact: builds::artifact_of(composition, group).cloned(),
+        instances: 0,
+        params,
+        env: merge::texts(&layers.map(|layer| &layer.env)),
+        profiles: merge::texts(&layers.map(|layer| &layer.profiles)),
+        resources: merge::resources(&one.resources, &group.resources),
+        build_key: String::new(),
     }
 }
 
-fn text_of(value: &Json) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+/// Looks for slips in names of parameters, and for defaults that cannot be packed.
+fn check_params(
+    findings: &Findings,
+    composition: &Composition,
+    case: &Case,
+    run: &Run,
+    groups: &[ResolvedGroup],
+) {
+    let declared = || case.params.keys().map(String::as_str);
+    let of_groups = composition.groups.iter().map(|group| &group.run.params);
+    let of_run = run.groups.iter().map(|group| &group.run.params);
+    let given = [&composition.global.run.params, &run.shared.params];
+    let given: BTreeMap<_, _> =
+        given.into_iter().chain(of_groups).chain(of_run).flat_map(Texts::iter).collect();
+    for (name, value) in given {
+        if let Some(close) = closest(name, declared())
+            && close != name
+            && !case.params.contains_key(name)
+        {
+            findings.warning(
+                value.span.clone(),
+                format!("case `{}` declares no parameter `{name}`", case.name),
+                format!("did you mean `{close}`?"),
+            );
+        }
+    }
+    for (name, param) in &case.params {
+        let used = groups.iter().any(|group| group.params.get(name) == Some(&param.default));
+        if used && (param.default.contains('|') || name.contains(['|', '='])) {
+            findings.error(
+                None,
+                format!("the manifest's default of `{name}` cannot reach an instance: `|` separates parameters"),
+                "set it in the composition, or change the manifest",
+            );
+        }
+    }
 }
 
-fn is_true(value: &Json) -> bool {
-    value.as_bool().unwrap_or_else(|| value.as_str() == Some("true"))
+fn report_options(
+    findings: &Findings,
+    composition: &Composition,
+    runner: &At<String>,
+    options: &options::Options,
+) {
+    for (_, message) in &options.wrong {
+        findings.error(
+            runner.span.clone(),
+            message.clone(),
+            "correct it under `[global.run_config]`, or in the manifest's table of the runner",
+        );
+    }
+    for key in &options.ignored {
+        // What a manifest says for Testground's own runners is no slip of the composition's author.
+        if composition.global.run_config.keys().any(|own| own.eq_ignore_ascii_case(key)) {
+            findings.warning(
+                runner.span.clone(),
+                format!("runner option `{key}` changes nothing here"),
+                "remove it from `[global.run_config]` if it is not for Testground",
+            );
+        }
+    }
 }

@@ -1,208 +1,314 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::manifest::Manifest;
-use crate::messages::RuntimeKind;
 
 const MANIFEST: &str = r#"
-name = "mesh"
-[defaults]
-builder = "exec:cargo"
-runner = "netns"
-[builders."exec:cargo"]
-enabled = true
-profile = "release"
-[builders."docker:generic"]
-[runners."local:docker"]
-exposed_ports = { debug = "6060" }
-log_level = "info"
-[runners."netns"]
+name = "lib/mesh"
+[builders]
+"docker:generic" = { path = "manifest", keep = "manifest", enabled = true }
+"exec:go" = {}
+[runners]
+"local:docker" = { log_level = "manifest", keep_containers = true }
+"local:exec" = {}
 [[testcases]]
 name = "dial"
-instances = { min = 2, max = 10 }
+instances = { min = 1, max = 100000, default = 2 }
   [testcases.params]
   rounds = { type = "int", default = 3 }
-  peers = { type = "int", default = 1 }
+  latency = { default = "100ms" }
+  absent = { type = "int" }
 "#;
 
-fn resolved(composition: &str, run: &str) -> Result<ResolvedRun, Diagnostics> {
-    let (manifest, _) = Manifest::parse("manifest.toml", MANIFEST, false).expect("valid");
-    let (composition, _) = Composition::parse("composition.toml", composition, false)?;
-    resolve(&composition, &manifest, run)
+const GLOBAL: &str = r#"
+[global]
+plan = "somewhere/mesh"
+case = "dial"
+builder = "docker:generic"
+runner = "local:docker"
+"#;
+
+fn manifest() -> Manifest {
+    Manifest::parse("manifest.toml", MANIFEST).expect("a valid manifest").0
 }
 
-fn global(rest: &str) -> String {
-    format!("[global]\nplan = \"mesh\"\ncase = \"dial\"\nrunner = \"netns\"\n{rest}")
+fn parse(rest: &str) -> Result<(Composition, Vec<Diagnostic>), Diagnostics> {
+    Composition::parse("c.toml", &format!("{GLOBAL}{rest}"), false)
 }
 
-fn refused(composition: &str, run: &str) -> String {
-    let wrong = resolved(composition, run).expect_err("refused");
-    wrong.0.iter().map(|one| format!("{one} ({})", one.help)).collect::<Vec<_>>().join("\n")
+fn run(rest: &str) -> Result<ResolvedRun, Diagnostics> {
+    let (composition, _) = parse(rest)?;
+    resolve(&composition, &manifest(), &run_ids(&composition)[0])
+}
+
+fn ok(rest: &str) -> ResolvedRun {
+    run(rest).unwrap_or_else(|found| panic!("{}", found.render(false)))
+}
+
+fn err(rest: &str) -> String {
+    run(rest).expect_err("it is wrong").to_string()
 }
 
 #[test]
 fn without_runs_there_is_one_with_every_group() {
-    let text = global(
-        "[[groups]]\nid = \"a\"\ninstances = { count = 3 }\n[[groups]]\nId = \"b\"\ninstances = { count = 1 }\n",
+    let run = ok("total_instances = 3\n[[groups]]\nid = \"a\"\ninstances.count = 1\n\
+        [[groups]]\nid = \"b\"\ninstances.count = 2\n");
+    assert_eq!((run.id.as_str(), run.total_instances), (DEFAULT_RUN, 3));
+    let groups: Vec<_> =
+        run.groups.iter().map(|group| (group.id.as_str(), group.instances)).collect();
+    assert_eq!(groups, [("a", 1), ("b", 2)]);
+}
+
+#[test]
+fn the_plan_is_called_what_its_manifest_says_and_slashes_become_dashes() {
+    assert_eq!(ok("[[groups]]\nid = \"a\"\ninstances.count = 1\n").plan, "lib-mesh");
+}
+
+#[test]
+fn a_build_configuration_is_group_over_global_over_manifest_by_top_level_key() {
+    let run = ok("[global.build_config]\nkeep = \"global\"\nargs = { a = 1, b = 2 }\n\
+        [[groups]]\nid = \"a\"\ninstances.count = 1\nbuild_config = { args = { a = 3 } }\n");
+    let config = &run.groups[0].build.as_ref().expect("it is built").config;
+    let config = serde_json::to_value(config).expect("a configuration is JSON");
+    assert_eq!(
+        config,
+        serde_json::json!({ "path": "manifest", "keep": "global", "args": { "a": 3 } })
     );
-    let run = resolved(&text, "default").expect("valid");
-    assert_eq!((run.id.as_str(), run.total_instances), ("default", 4));
-    assert_eq!(run.groups[1].id, "b");
-    assert_eq!(run.groups[0].params["rounds"], "3");
-    assert_eq!(run.groups[0].build.builder, "exec:cargo");
-    assert_eq!(run.groups[0].build.config["profile"], "release");
-    assert!(!run.groups[0].build.config.contains_key("enabled"));
 }
 
 #[test]
-fn a_parameter_comes_from_the_closest_place_and_empty_counts_as_unset() {
-    let text = global(
-        r#"
-[global.run.test_params]
-rounds = "global"
-peers = "global"
-[[groups]]
-id = "a"
-instances = { count = 2 }
-  [groups.run.test_params]
-  rounds = "group"
-  peers = "group"
-  only = 7
-[[runs]]
-id = "r"
-test_params = { rounds = "run" }
-  [[runs.groups]]
-  id = "x"
-  group_id = "a"
-  test_params = { rounds = "", peers = "run group" }
-"#,
+fn a_runner_configuration_is_composition_over_manifest() {
+    let run = ok("[global.run_config]\nLog_Level = \"debug\"\nlog_level = \"info\"\n\
+        outcomes_collection_timeout = \"2s\"\nrun_timeout_min = 3\nlog_cap_bytes = \"1Mi\"\n\
+        [[groups]]\nid = \"a\"\ninstances.count = 1\n");
+    assert_eq!(run.options.log_level, "info");
+    assert!(run.options.keep_containers);
+    assert_eq!(run.options.log_cap_bytes, 1 << 20);
+    assert_eq!(run.outcome_grace, Duration::from_secs(2));
+    assert_eq!(run.timeout, Some(Duration::from_secs(180)));
+    assert!(
+        err("run_config = { ulimits = 3 }\n[[groups]]\nid = \"a\"\ninstances.count = 1\n")
+            .contains("runner option `ulimits` must be a list")
     );
-    let run = resolved(&text, "r").expect("valid");
-    let params = &run.groups[0].params;
-    assert_eq!(params["rounds"], "run");
-    assert_eq!(params["peers"], "run group");
-    assert_eq!(params["only"], "7");
-    assert_eq!((run.groups[0].id.as_str(), run.groups[0].build_group.as_str()), ("x", "a"));
 }
 
 #[test]
-fn percentages_are_fractions_of_the_runs_own_total() {
-    let groups = "[[groups]]\nid = \"a\"\ninstances = { percentage = 0.25 }\n[[groups]]\nid = \"b\"\ninstances = { percentage = 0.75 }\n";
-    let text = global(&format!("total_instances = 10\n{groups}"));
-    let run = resolved(&text, "default").expect_err("3 + 8 is not 10: halves round away from zero");
-    assert!(run.to_string().contains("have 11 instances, not 10"), "{run}");
-    let text = global(&format!("total_instances = 8\n{groups}"));
-    let run = resolved(&text, "default").expect("valid");
-    assert_eq!(run.groups.iter().map(|g| g.instances).collect::<Vec<_>>(), [2, 6]);
-    assert!(refused(&global(groups), "default").contains("of an unknown total"));
-}
-
-#[test]
-fn an_explicit_run_inherits_counts_before_they_are_checked() {
-    let text = global(
-        "total_instances = 99\n[[groups]]\nid = \"a\"\ninstances = { count = 4 }\n[[runs]]\nid = \"z\"\ntotal_instances = 4\n[[runs.groups]]\nid = \"a\"\n[[runs]]\nid = \"b\"\n[[runs.groups]]\nid = \"a\"\ninstances = { count = 2 }\n",
-    );
-    assert_eq!(resolved(&text, "z").expect("valid").total_instances, 4);
-    assert_eq!(resolved(&text, "b").expect("valid").total_instances, 2);
-    let (composition, _) = Composition::parse("c", &text, false).expect("valid");
-    assert_eq!(composition.run_ids(), ["b", "z"]);
-}
-
-#[test]
-fn build_options_are_laid_over_each_other_by_top_level_key() {
-    let text = global(
-        r#"
-builder = "exec:cargo"
-build_config = { features = ["x"], env = { A = "1", B = "2" } }
-[global.build]
-selectors = ["tag"]
-dependencies = [{ module = "m", version = "1" }, { module = "n", version = "1" }]
-[[groups]]
-id = "a"
-instances = { count = 2 }
-build_config = { env = { A = "3" } }
-[groups.build]
-dependencies = [{ module = "m", version = "2", target = "fork" }]
-"#,
-    );
-    let run = resolved(&text, "default").expect("valid");
-    let build = &run.groups[0].build;
-    assert_eq!(build.config["env"], serde_json::json!({ "A": "3" }));
-    assert_eq!(build.config["features"], serde_json::json!(["x"]));
-    assert_eq!(build.selectors, ["tag"]);
-    assert_eq!(build.dependencies[0].target, "fork");
-    assert_eq!(build.dependencies[1].version, "1");
-}
-
-#[test]
-fn two_builds_that_differ_only_by_a_dependencys_target_are_two() {
-    let input = |target: &str| BuildInput {
-        builder: "exec:cargo".to_owned(),
-        config: Map::new(),
-        selectors: Vec::new(),
-        dependencies: vec![Dependency {
-            module: "m".to_owned(),
-            target: target.to_owned(),
-            version: "1".to_owned(),
-        }],
+fn a_parameter_is_run_group_over_run_over_group_over_global_over_manifest() {
+    let layers = |run_group: &str, run: &str, group: &str, global: &str| {
+        let run = ok(&format!(
+            "[global.run.test_params]\nrounds = \"{global}\"\n[global.run.env]\nE = \"{global}\"\n\
+             [[groups]]\nid = \"a\"\ninstances.count = 1\nrun.test_params.rounds = \"{group}\"\nrun.env.E = \"{group}\"\n\
+             [[runs]]\nid = \"r\"\ntest_params.rounds = \"{run}\"\nenv.E = \"{run}\"\n\
+             [[runs.groups]]\nid = \"x\"\ngroup_id = \"a\"\ntest_params.rounds = \"{run_group}\"\nenv.E = \"{run_group}\"\n"
+        ));
+        (run.groups[0].params["rounds"].clone(), run.groups[0].env["E"].clone())
     };
-    assert_ne!(input("a").key(), input("b").key());
+    let both = |text: &str| (text.to_owned(), text.to_owned());
+    assert_eq!(layers("rg", "r", "g", "gl"), both("rg"));
+    assert_eq!(layers("", "r", "g", "gl"), both("r"));
+    assert_eq!(layers("", "", "g", "gl"), both("g"));
+    assert_eq!(layers("", "", "", "gl"), both("gl"));
+    assert_eq!(layers("", "", "", ""), ("3".to_owned(), String::new()));
 }
 
 #[test]
-fn runner_options_of_the_composition_win_and_unknown_ones_are_told() {
-    let text = "[global]\nplan = \"mesh\"\ncase = \"dial\"\nrunner = \"local:docker\"\nbuilder = \"docker:generic\"\n[global.run_config]\nlog_level = \"debug\"\nbackground = true\noutcomes_collection_timeout = \"5s\"\n[[groups]]\nid = \"a\"\ninstances = { count = 2 }\nresources = { memory = \"64Mi\", cpu = \"250m\" }\n";
-    let run = resolved(text, "default").expect("valid");
-    assert_eq!(run.runtime, RuntimeKind::Docker);
-    assert_eq!(run.options.log_level, "debug");
-    assert_eq!(run.options.exposed_ports["debug"], "6060");
-    assert_eq!(run.outcome_grace, Duration::from_secs(5));
-    assert_eq!(run.warnings, ["runner option `background` has no effect here"]);
-    assert_eq!(run.groups[0].resources.memory_bytes, Some(64 << 20));
-    assert_eq!(run.groups[0].resources.cpu_cores, Some(0.25));
+fn parameters_are_texts_whatever_their_type_and_default_to_the_manifest() {
+    let run = ok("[[groups]]\nid = \"a\"\ninstances.count = 1\n\
+        run.test_params = { flag = true, n = 5, f = 0.5, t = \"x\" }\n");
+    let params = crate::instance_env::pack_params(&run.groups[0].params);
+    assert_eq!(params, "absent=null|f=0.5|flag=true|latency=100ms|n=5|rounds=3|t=x");
 }
 
 #[test]
-fn what_is_wrong_is_told_with_place_value_and_remedy() {
-    let group = "[[groups]]\nid = \"a\"\ninstances = { count = 2 }\n";
-    let case = global(group).replace("dial", "dail");
-    assert!(
-        refused(&case, "default")
-            .contains("plan `mesh` has no case `dail` (its manifest has: dial)")
-    );
-    let few = global(&group.replace('2', "1"));
-    assert!(
-        refused(&few, "default")
-            .contains("cannot run with 1 instances (its manifest allows 2 to 10)")
-    );
-    let many = global(&group.replace('2', "11"));
-    assert!(refused(&many, "default").contains("cannot run with 11 instances"));
-    let runner = global(group).replace("netns", "local:dcoker");
-    assert!(refused(&runner, "default").contains("there is no runner `local:dcoker`"));
-    let builder = global(&format!("builder = \"docker:go\"\n{group}"));
-    assert!(
-        refused(&builder, "default")
-            .contains("composition.toml:5: plan `mesh` does not support builder `docker:go`")
-    );
-    let pipe = global(&format!("{group}run = {{ test_params = {{ p = \"a|b\" }} }}\n"));
-    assert!(refused(&pipe, "default").contains("parameter `p` contains `|`"));
-    let slash = global(&group.replace("\"a\"", "\"a/b\""));
-    assert!(refused(&slash, "default").contains("`a/b` cannot be the id"));
-    let twice = global(&format!("{group}{group}"));
-    assert!(refused(&twice, "default").contains("`a` is the id of more than one group"));
-    assert!(refused(&global(group), "nope").contains("there is no run `nope`"));
-    assert!(refused("[global]\nplan = ", "default").contains("not valid TOML"));
+fn a_separator_in_a_parameter_is_refused_and_an_equals_sign_warned_about() {
+    let group = |param: &str| {
+        format!("[[groups]]\nid = \"a\"\ninstances.count = 1\nrun.test_params = {{ {param} }}\n")
+    };
+    assert!(err(&group("p = \"a|b\"")).contains("cannot reach an instance"));
+    let (_, warnings) = parse(&group("p = \"a=b\"")).expect("only a warning");
+    assert!(warnings[0].message.contains("contains `=`"), "{warnings:?}");
+    let run = ok(&group("latancy = \"1s\""));
+    assert_eq!(run.warnings[0].help, "did you mean `latency`?");
 }
 
 #[test]
-fn an_unknown_key_is_a_warning_that_guesses() {
+fn a_runs_group_inherits_each_field_it_does_not_give() {
+    let run = ok(
+        "[[groups]]\nid = \"a\"\ninstances.count = 2\nresources = { memory = \"1Gi\", cpu = \"500m\" }\n\
+        run.profiles = { cpu = \"true\" }\n[[runs]]\nid = \"r\"\ntotal_instances = 5\n\
+        [[runs.groups]]\nid = \"a\"\n[[runs.groups]]\nid = \"b\"\ngroup_id = \"a\"\n\
+        instances.count = 3\nresources.memory = \"2Gi\"\n",
+    );
+    assert_eq!((run.groups[0].instances, run.groups[1].instances), (2, 3));
+    assert_eq!(run.groups[0].resources.memory_bytes, Some(1 << 30));
+    assert_eq!(run.groups[1].resources.memory_bytes, Some(2 << 30));
+    assert_eq!(run.groups[1].resources.cpu_cores, Some(0.5));
+    assert_eq!(run.groups[1].profiles["cpu"], "true");
+    assert_eq!(run.groups[1].build_group, "a");
+}
+
+#[test]
+fn a_count_wins_over_an_inherited_percentage_and_needs_no_total() {
+    let run = ok("[[groups]]\nid = \"a\"\ninstances.percentage = 0.5\n\
+        [[runs]]\nid = \"r\"\n[[runs.groups]]\nid = \"a\"\ninstances.count = 3\n");
+    assert_eq!(run.total_instances, 3);
+    let both = "[[groups]]\nid = \"a\"\ninstances = { count = 1, percentage = 0.5 }\n";
+    let (_, warnings) = parse(both).expect("Testground takes it");
+    assert_eq!(warnings[0].message, "`percentage` beside `count`");
+    assert!(Composition::parse("c.toml", &format!("{GLOBAL}{both}"), true).is_err());
+}
+
+#[test]
+fn an_explicit_run_does_not_inherit_the_global_total() {
+    let text = "total_instances = 4\n[[groups]]\nid = \"a\"\ninstances.percentage = 1.0\n\
+        [[runs]]\nid = \"r\"\n[[runs.groups]]\nid = \"a\"\n";
+    assert!(err(text).contains("which does not say of how many"));
+}
+
+#[test]
+fn the_sum_must_be_the_total() {
+    assert!(
+        err("total_instances = 3\n[[groups]]\nid = \"a\"\ninstances.count = 2\n")
+            .contains("add up to 2 instances, not 3")
+    );
+}
+
+#[test]
+fn keys_are_matched_without_regard_to_case() {
+    let run = ok("Disable_Metrics = true\n[[Groups]]\nID = \"a\"\nInstances = { Count = 2 }\n");
+    assert!(run.disable_metrics);
+    assert_eq!((run.groups[0].id.as_str(), run.total_instances), ("a", 2));
+}
+
+#[test]
+fn ids_are_unique_known_and_names_of_directories() {
+    let group = "[[groups]]\nid = \"a\"\ninstances.count = 1\n";
+    assert!(err(&format!("{group}{group}")).contains("group `a` is there twice"));
+    let run = "[[runs]]\nid = \"r\"\n[[runs.groups]]\nid = \"a\"\n";
+    assert!(err(&format!("{group}{run}{run}")).contains("run `r` is there twice"));
+    assert!(
+        err(&format!("{group}{run}[[runs.groups]]\nid = \"a\"\n")).contains("group of the run `a`")
+    );
+    assert!(
+        err(&format!("{group}{run}[[runs.groups]]\nid = \"b\"\n"))
+            .contains("there is no group `b`")
+    );
+    assert!(err(&format!("{group}[[runs]]\nid = \"r\"\n")).contains("run `r` has no groups"));
+    assert!(err("").contains("there are no groups"));
+    for id in ["", ".", "..", "a/b", "a\\u0000b"] {
+        let found = err(&format!("[[groups]]\nid = \"{id}\"\ninstances.count = 1\n"));
+        assert!(found.contains("cannot name a directory"), "{id}: {found}");
+    }
+}
+
+#[test]
+fn builders_and_runners_must_be_known_supported_and_fit() {
+    let with = |builder: &str, runner: &str| {
+        let global = GLOBAL.replace("docker:generic", builder).replace("local:docker", runner);
+        let text = format!("{global}[[groups]]\nid = \"a\"\ninstances.count = 1\n");
+        let (composition, _) = Composition::parse("c.toml", &text, false)?;
+        resolve(&composition, &manifest(), "default")
+    };
+    let runtime = |runner| with("docker:generic", runner).expect("it is supported").runtime;
+    assert_eq!(runtime("local:docker"), RuntimeKind::Docker);
+    assert_eq!(runtime("cluster:k8s"), RuntimeKind::Docker);
+    assert_eq!(runtime("docker"), RuntimeKind::Docker);
+    assert_eq!(runtime("local:exec"), RuntimeKind::Netns);
+    assert_eq!(runtime("netns"), RuntimeKind::Netns);
+    let err = |builder, runner| with(builder, runner).expect_err("it is wrong").to_string();
+    assert!(err("docker:generic", "cluster:swarm").contains("there is no runner `cluster:swarm`"));
+    assert!(err("docker:gneric", "netns").contains("there is no builder `docker:gneric`"));
+    assert!(err("docker:go", "netns").contains("does not support builder `docker:go`"));
+    assert!(err("exec:go", "local:docker").contains("makes no image"));
+    assert!(with("exec:go", "local:exec").is_ok());
+}
+
+#[test]
+fn groups_that_differ_only_by_a_dependencys_target_are_built_apart() {
+    let group = |id: &str, target: &str| {
+        format!(
+            "[[groups]]\nid = \"{id}\"\ninstances.count = 1\n\
+             build.dependencies = [{{ module = \"m\", version = \"v\", target = \"{target}\" }}]\n"
+        )
+    };
+    let text = [group("a", "x"), group("b", "y"), group("c", "x")].concat();
+    let (composition, _) = parse(&text).expect("it is valid");
+    let builds = build_groups(&composition, &manifest()).expect("it can be built");
+    let groups: Vec<_> = builds.iter().map(|build| build.groups.join("+")).collect();
+    assert_eq!(groups, ["a+c", "b"]);
+}
+
+#[test]
+fn unknown_keys_are_warnings_or_under_strict_errors() {
     let text =
-        global("buidler = \"x\"\n[[groups]]\nid = \"a\"\ninstances = { coutn = 2, count = 2 }\n");
-    let (_, warnings) = Composition::parse("c.toml", &text, false).expect("tolerated");
-    let told: Vec<String> = warnings.iter().map(|one| format!("{one} ({})", one.help)).collect();
-    assert!(
-        told[0].contains("c.toml:5: unknown key `buidler` in [global] (did you mean `builder`?)")
-    );
-    assert!(told[1].contains("did you mean `count`?"), "{told:?}");
+        format!("{GLOBAL}docker_build_image = true\n[[groups]]\nid = \"a\"\ninstance.count = 1\n");
+    let (_, warnings) = Composition::parse("c.toml", &text, false).expect("only a warning");
+    assert_eq!(warnings.len(), 1);
+    assert_eq!(warnings[0].to_string(), "c.toml:10: unknown key `instance` in `groups`");
+    assert_eq!(warnings[0].help, "did you mean `instances`?");
     assert!(Composition::parse("c.toml", &text, true).is_err());
-    let shown = warnings[0].render(false);
-    assert!(shown.contains("buidler") && shown.contains("c.toml:5"), "{shown}");
+}
+
+#[test]
+fn a_command_line_is_a_composition_of_one_group() {
+    let single = Single {
+        plan: "/plans/\"mesh\"".to_owned(),
+        case: "dial".to_owned(),
+        instances: 7,
+        runner: "netns".to_owned(),
+        builder: "docker:generic".to_owned(),
+        params: BTreeMap::from([("key with space".to_owned(), "a\"b\nc".to_owned())]),
+    };
+    let composition = Composition::single(&single).expect("it is valid");
+    assert_eq!(composition.plan(), single.plan);
+    let run = resolve(&composition, &manifest(), DEFAULT_RUN).expect("it can run");
+    assert_eq!((run.groups[0].id.as_str(), run.total_instances), ("single", 7));
+    assert_eq!(run.groups[0].params["key with space"], "a\"b\nc");
+    assert_eq!(
+        Composition::parse("x", composition.text(), true).expect("it is valid").0.plan(),
+        single.plan
+    );
+}
+
+#[test]
+fn what_a_template_made_of_a_file_is_named_as_such() {
+    let text = format!("{{{{ $n := 1 }}}}{GLOBAL}[[groups]]\nid = 3\n");
+    let found =
+        Composition::load("c.toml", &text, &BTreeMap::new(), &|_| Err(String::new()), false);
+    let found = found.expect_err("an id is a text").to_string();
+    assert!(found.starts_with("c.toml (after templating):8: `id` must be a text"), "{found}");
+}
+
+proptest! {
+    #[test]
+    fn counts_add_up_to_the_total(counts in prop::collection::vec(1..500_u32, 1..8)) {
+        let group = |(i, count): (usize, &u32)| format!("[[groups]]\nid = \"g{i}\"\ninstances.count = {count}\n");
+        let run = ok(&counts.iter().enumerate().map(group).collect::<String>());
+        prop_assert_eq!(run.total_instances, counts.iter().sum::<u32>());
+        prop_assert_eq!(run.groups.iter().map(|group| group.instances).collect::<Vec<_>>(), counts);
+    }
+
+    #[test]
+    fn percentages_resolve_to_the_total_or_are_refused_with_the_sum(
+        total in 1..10_000_u32,
+        cut in 0..=100_u32,
+    ) {
+        let share = f64::from(cut) / 100.0;
+        let text = format!(
+            "total_instances = {total}\n[[groups]]\nid = \"a\"\ninstances.percentage = {share:?}\n\
+             [[groups]]\nid = \"b\"\ninstances.percentage = {:?}\n", 1.0 - share,
+        );
+        let sum = (share * f64::from(total)).round() + ((1.0 - share) * f64::from(total)).round();
+        match run(&text) {
+            Ok(run) => {
+                prop_assert_eq!(run.total_instances, total);
+                prop_assert_eq!(run.groups.iter().map(|group| group.instances).sum::<u32>(), total);
+            }
+            Err(found) => {
+                prop_assert!((sum - f64::from(total)).abs() > 0.5);
+                let message = format!("add up to {sum} instances, not {total}");
+                prop_assert!(found.to_string().contains(&message));
+            }
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The functions a template can call.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a value of any other type gets one message")]
+
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -50,15 +52,15 @@ pub(super) fn call(
         "atoi" => atoi(text(name, one(name, args)?)?),
         "load_resource" => load_resource(text(name, one(name, args)?)?, load),
         "pick" => {
-            let [map, key] = two(name, args)?;
+            let [table, key] = two(name, args)?;
             let key = text(name, key)?;
-            let value = map_of(name, map)?.get(key).cloned().unwrap_or(Value::Missing);
+            let value = map(name, table)?.get(key).cloned().unwrap_or(Value::Missing);
             Ok(Value::Map(BTreeMap::from([(key.to_owned(), value)])))
         }
         "withEnv" => {
-            let mut map = map_of(name, one(name, args)?)?;
-            map.insert("Env".to_owned(), Value::Env(env.clone()));
-            Ok(Value::Map(map))
+            let mut table = map(name, one(name, args)?)?;
+            table.insert("Env".to_owned(), Value::Env(env.clone()));
+            Ok(Value::Map(table))
         }
         "toml" => encode(one(name, args)?),
         "not" => Ok(Value::Bool(!one(name, args)?.truth())),
@@ -113,7 +115,7 @@ fn text<'a>(name: &str, value: &'a Value) -> Result<&'a str, Failure> {
     }
 }
 
-fn map_of(name: &str, value: &Value) -> Result<BTreeMap<String, Value>, Failure> {
+fn map(name: &str, value: &Value) -> Result<BTreeMap<String, Value>, Failure> {
     match value {
         Value::Map(map) => Ok(map.clone()),
         Value::Missing => Ok(BTreeMap::new()),

@@ -1,5 +1,7 @@
 //! Go's `printf`, with the verbs that texts, numbers, booleans, lists and maps have.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a value of any other type gets one message")]
+
 use super::value::{Value, float};
 
 #[derive(Default)]

@@ -1,5 +1,7 @@
 //! Values of a template, and how Go prints them.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a value of any other type gets one message")]
+
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 

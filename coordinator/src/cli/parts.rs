@@ -11,15 +11,13 @@ use futures::future::BoxFuture;
 use groundswell_common::bus::Bus;
 #[cfg(feature = "local")]
 use groundswell_common::bus::BusConfig;
-use groundswell_common::composition::{Composition, resolve};
-use groundswell_common::diagnostic::SourceFile;
+use groundswell_common::composition::{Composition, resolve, run_ids};
 use groundswell_common::manifest::Manifest;
 use groundswell_common::objects::Objects;
 #[cfg(feature = "local")]
 use groundswell_common::objects::ObjectsConfig;
 use groundswell_common::outputs::{self, IndexEntry};
 use groundswell_common::run::RunRecord;
-use groundswell_common::template;
 use groundswell_common::timing::Lease;
 use groundswell_coordinator::build::source;
 use groundswell_coordinator::parts::Parts;
@@ -91,20 +89,18 @@ pub(crate) struct PlanManifest {
 
 /// Reads a composition. The error is rendered text.
 pub(crate) fn load(file_name: &str, text: &str, reading: Reading<'_>) -> Result<Loaded, String> {
-    let source = SourceFile::new(file_name, text);
     let resource = |path: &str| {
         let path = reading.base.join(path);
         std::fs::read_to_string(&path).map_err(|err| format!("{}: {err}", path.display()))
     };
-    let text = template::render(&source, reading.env, &resource)
-        .map_err(|err| err.render(reading.color))?;
-    let (parsed, warnings) = Composition::parse(file_name, &text, reading.strict)
-        .map_err(|err| err.render(reading.color))?;
+    let (parsed, warnings) =
+        Composition::load(file_name, text, reading.env, &resource, reading.strict)
+            .map_err(|err| err.render(reading.color))?;
     Ok(Loaded {
-        text,
-        plan: parsed.global.plan.clone(),
-        case: parsed.global.case.clone(),
-        runs: parsed.run_ids(),
+        text: parsed.text().to_owned(),
+        plan: parsed.plan().to_owned(),
+        case: parsed.case().to_owned(),
+        runs: run_ids(&parsed),
         warnings: warnings.iter().map(|warning| warning.render(reading.color)).collect(),
         color: reading.color,
         parsed,
@@ -133,7 +129,7 @@ pub(crate) fn single(single: &Single<'_>) -> String {
 
 /// Reads a manifest. The error is rendered text.
 pub(crate) fn manifest(file_name: &str, text: &str) -> Result<PlanManifest, String> {
-    let (parsed, _) = Manifest::parse(file_name, text, false).map_err(|err| err.render(false))?;
+    let (parsed, _) = Manifest::parse(file_name, text).map_err(|err| err.render(false))?;
     Ok(PlanManifest {
         name: parsed.name.clone(),
         cases: parsed.cases.iter().map(|case| case.name.clone()).collect(),
@@ -160,7 +156,7 @@ pub(crate) fn extra_sources(
     manifest: &PlanManifest,
     plan_dir: &Path,
 ) -> Vec<(String, PathBuf)> {
-    let builder = loaded.parsed.global.builder.replace(':', "_");
+    let builder = loaded.parsed.builder().unwrap_or_default().replace(':', "_");
     let wanted = manifest.parsed.extra_sources.get(&builder).cloned().unwrap_or_default();
     wanted
         .iter()

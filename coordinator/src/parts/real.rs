@@ -8,7 +8,7 @@ use groundswell_common::api::{Refusal, RefusalKind, SubmitRequest};
 use groundswell_common::bus::Bus;
 use groundswell_common::chain::Chain;
 use groundswell_common::composition::{
-    BuildInput, Composition, ResolvedGroup, ResolvedRun, resolve,
+    BuildInput, Composition, ResolvedGroup, ResolvedRun, build_groups, resolve,
 };
 use groundswell_common::diagnostic::Diagnostics;
 use groundswell_common::ids::{Attempt, RunId, WorkerId};
@@ -80,12 +80,15 @@ impl Compositions {
         progress: &mpsc::Sender<String>,
         cancel: &CancellationToken,
     ) -> Result<ImageRef, BuildError> {
-        match &group.artifact {
-            Some(artifact) => self.builders.artifact(artifact).await,
-            None => {
-                let request = request(&group.build);
-                self.builders.build(&request, progress.clone(), cancel.clone()).await
+        match (&group.artifact, &group.build) {
+            (Some(artifact), _) => self.builders.artifact(artifact).await,
+            (None, Some(build)) => {
+                self.builders.build(&request(build), progress.clone(), cancel.clone()).await
             }
+            (None, None) => Err(BuildError::Artifact {
+                artifact: String::new(),
+                reason: "the group has neither an artifact nor a builder".to_owned(),
+            }),
         }
     }
 }
@@ -93,7 +96,7 @@ impl Compositions {
 #[async_trait]
 impl Prepare for Compositions {
     fn outline(&self, request: &SubmitRequest) -> Result<Outline, Refusal> {
-        let run = resolved(request)?;
+        let (_, _, run) = resolved(request)?;
         let limits = Limits {
             run: request.timeout.or(run.timeout).unwrap_or(RUN_TIMEOUT),
             outcome_grace: run.outcome_grace,
@@ -108,7 +111,7 @@ impl Prepare for Compositions {
             limits,
             seed: run.seed,
             disable_metrics: run.disable_metrics,
-            warnings: run.warnings,
+            warnings: run.warnings.iter().map(ToString::to_string).collect(),
         })
     }
 
@@ -119,7 +122,8 @@ impl Prepare for Compositions {
         progress: mpsc::Sender<String>,
         cancel: CancellationToken,
     ) -> Result<Vec<ImageRef>, PrepareError> {
-        let run = resolved(request).map_err(|err| PrepareError::Plan { reason: err.message })?;
+        let (composition, manifest, run) =
+            resolved(request).map_err(|err| PrepareError::Plan { reason: err.message })?;
         let directory = unpack_directory(&self.cache_dir).map_err(|err| host(&err))?;
         source::fetch(&request.source, &self.objects, directory.path())
             .await
@@ -131,7 +135,7 @@ impl Prepare for Compositions {
         let mut built: BTreeMap<String, ImageRef> = BTreeMap::new();
         let mut images = Vec::with_capacity(run.groups.len());
         for group in &run.groups {
-            let key = group.artifact.clone().unwrap_or_else(|| group.build.key());
+            let key = group.artifact.clone().unwrap_or_else(|| group.build_key.clone());
             if let Some(image) = built.get(&key) {
                 images.push(image.clone());
                 continue;
@@ -145,11 +149,13 @@ impl Prepare for Compositions {
             images.push(image);
         }
         // Testground builds every group, so that a composition with a broken one is noticed.
-        for input in run.unused_builds.iter().filter(|input| !built.contains_key(&input.key())) {
+        let all = build_groups(&composition, &manifest)
+            .map_err(|err| PrepareError::Plan { reason: err.to_string() })?;
+        for build in all.iter().filter(|build| !built.contains_key(&build.key)) {
             self.builders
-                .build(&to_build(input), progress.clone(), cancel.clone())
+                .build(&to_build(&build.input), progress.clone(), cancel.clone())
                 .await
-                .map_err(|err| trouble("that this run does not use", &err))?;
+                .map_err(|err| trouble(&build.groups.join(", "), &err))?;
         }
         Ok(images)
     }
@@ -166,13 +172,14 @@ fn outline_of(group: ResolvedGroup) -> GroupOutline {
     }
 }
 
-fn resolved(request: &SubmitRequest) -> Result<ResolvedRun, Refusal> {
+fn resolved(request: &SubmitRequest) -> Result<(Composition, Manifest, ResolvedRun), Refusal> {
     let (composition, _) =
         Composition::parse(&request.composition_name, &request.composition, false)
             .map_err(|err| refused(&err))?;
     let (manifest, _) =
-        Manifest::parse("manifest.toml", &request.manifest, false).map_err(|err| refused(&err))?;
-    resolve(&composition, &manifest, &request.run).map_err(|err| refused(&err))
+        Manifest::parse("manifest.toml", &request.manifest).map_err(|err| refused(&err))?;
+    let run = resolve(&composition, &manifest, &request.run).map_err(|err| refused(&err))?;
+    Ok((composition, manifest, run))
 }
 
 fn refused(err: &Diagnostics) -> Refusal {

@@ -15,7 +15,8 @@ use tracing::warn;
 
 use super::container::{self, Container};
 use super::held::Control;
-use super::{host_error, oom, wiring};
+use super::{host_error, oom};
+use crate::network::wire;
 use crate::runtime::{Instance, LinkState, RuntimeError};
 
 const GO: u8 = b'g';
@@ -112,7 +113,7 @@ impl Instance for DockerInstance {
     }
 
     async fn set_link(&self, link: LinkState) -> Result<(), RuntimeError> {
-        wiring::set_link(self.link.as_fd(), link).map_err(|source| {
+        wire::set_link(self.link.as_fd(), link).map_err(|source| {
             host_error(format!("set the link of container `{}`", self.container.name()), source)
         })
     }

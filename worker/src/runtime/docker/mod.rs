@@ -41,7 +41,7 @@ use self::container::Container;
 use self::held::{Control, Held, Here};
 use self::images::Images;
 use self::instance::DockerInstance;
-use crate::network::wire::{WireSpec, Wired};
+use crate::network::wire::{self, WireSpec, Wired};
 use crate::runtime::{Created, InstanceSpec, Runtime, RuntimeError};
 
 mod body;
@@ -50,7 +50,6 @@ mod held;
 mod images;
 mod instance;
 mod oom;
-mod wiring;
 
 /// How many containers the engine is asked to create at the same time; more only makes each one slower.
 const CREATING_AT_ONCE: usize = 16;
@@ -272,7 +271,7 @@ impl Inner {
 /// Wires the network namespace of a container's init process.
 async fn wire(pid: i32, spec: WireSpec) -> io::Result<Wired> {
     let netns = std::fs::File::open(format!("/proc/{pid}/ns/net"))?;
-    tokio::task::spawn_blocking(move || wiring::wire_in(netns.as_fd(), &spec))
+    tokio::task::spawn_blocking(move || wire::wire_in(netns.as_fd(), &spec))
         .await
         .map_err(io::Error::other)
         .flatten()
