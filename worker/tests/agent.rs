@@ -268,7 +268,7 @@ struct Stage {
     shutdown: CancellationToken,
     ended: watch::Receiver<Option<String>>,
     runtime: FakeRuntime,
-    sync: Arc<FakeSync>,
+    sync: FakeSync,
     coordinator: Arc<Coordinator>,
     objects: Objects,
     worker: WorkerId,
@@ -295,8 +295,8 @@ impl Stage {
         bus.client().flush().await.expect("flushed");
         tasks.spawn(Arc::clone(&coordinator).serve(bus.clone(), subscription));
 
-        let sync = Arc::new(FakeSync::default());
-        let publish = Arc::clone(&sync);
+        let sync = FakeSync::default();
+        let publish = sync.clone();
         let runtime = FakeRuntime::new(script, move |instance, event| {
             publish.tell_now(SyncEvent::Said { instance, event });
         });
@@ -317,7 +317,7 @@ impl Stage {
             runtimes: vec![Arc::new(runtime.clone())],
             notes: Vec::new(),
             network: Arc::new(FakeNetwork),
-            sync: Arc::new(Arc::clone(&sync)),
+            sync: Arc::new(sync.clone()),
             metrics: Arc::new(NoMetrics),
             env: |_: &Assignment, _: InstancePlace| BTreeMap::new(),
         };
@@ -571,8 +571,11 @@ impl Coordinator {
 }
 
 /// A sync that says what the test wants and records what it is told.
+#[derive(Clone, Default)]
+struct FakeSync(Arc<SyncState>);
+
 #[derive(Default)]
-struct FakeSync {
+struct SyncState {
     events: Mutex<Option<mpsc::Sender<SyncEvent>>>,
     calls: Mutex<Vec<String>>,
     barrier: Mutex<Option<String>>,
@@ -580,7 +583,7 @@ struct FakeSync {
 
 impl FakeSync {
     fn sender(&self) -> mpsc::Sender<SyncEvent> {
-        self.events.lock().unwrap().clone().expect("the sync is open")
+        self.0.events.lock().unwrap().clone().expect("the sync is open")
     }
 
     async fn tell(&self, event: SyncEvent) {
@@ -592,29 +595,29 @@ impl FakeSync {
     }
 
     fn waits_in(&self, state: &str) {
-        *self.barrier.lock().unwrap() = Some(state.to_owned());
+        *self.0.barrier.lock().unwrap() = Some(state.to_owned());
     }
 
     fn calls(&self) -> Vec<String> {
-        self.calls.lock().unwrap().clone()
+        self.0.calls.lock().unwrap().clone()
     }
 
     fn call(&self, text: String) {
-        self.calls.lock().unwrap().push(text);
+        self.0.calls.lock().unwrap().push(text);
     }
 }
 
 #[async_trait]
-impl OpenSync for Arc<FakeSync> {
+impl OpenSync for FakeSync {
     async fn open(&self, _: Bus, _: SyncSpec, _: &TaskTracker) -> anyhow::Result<Opened> {
         let (events, heard) = mpsc::channel(64);
-        *self.events.lock().unwrap() = Some(events);
-        Ok((Arc::new(Arc::clone(self)), heard))
+        *self.0.events.lock().unwrap() = Some(events);
+        Ok((Arc::new(self.clone()), heard))
     }
 }
 
 #[async_trait]
-impl ShareSync for Arc<FakeSync> {
+impl ShareSync for FakeSync {
     async fn serve(&self, _: InstanceId, _: String, _: OwnedFd) {}
 
     async fn network_ready(&self, instances: &[InstanceId]) {
@@ -635,7 +638,7 @@ impl ShareSync for Arc<FakeSync> {
     async fn close_instance(&self, _: InstanceId) {}
 
     async fn waiting(&self, _: InstanceId) -> Vec<Waiting> {
-        let barrier = self.barrier.lock().unwrap().clone();
+        let barrier = self.0.barrier.lock().unwrap().clone();
         let waiting = |state| Waiting {
             state,
             count: 1,
@@ -677,12 +680,12 @@ impl Network for FakeNetwork {
         _: &RunId,
         _: InstanceId,
         config: &NetworkConfig,
-    ) -> Result<(), NetworkError> {
+    ) -> Result<Vec<String>, NetworkError> {
         match config.ipv4 {
             Some(address) if address.octets()[3] == 0 => {
                 Err(NetworkError::Refused(format!("{address} is not an address of an instance")))
             }
-            Some(_) | None => Ok(()),
+            Some(_) | None => Ok(Vec::new()),
         }
     }
 

@@ -53,10 +53,14 @@ impl Link {
     }
 
     async fn apply(&mut self, config: &NetworkConfig) -> Result<(), (String, bool)> {
-        self.network.configure(&self.run, self.id, config).await.map_err(|err| {
+        let configured = self.network.configure(&self.run, self.id, config).await;
+        let warnings = configured.map_err(|err| {
             let fault_of_plan = !matches!(err, NetworkError::Host { .. });
             (Chain(&err).to_string(), fault_of_plan)
         })?;
+        for text in warnings {
+            let _ = self.notes.send(Note::Warning(text)).await;
+        }
         let wanted = LinkState {
             up: config.enable,
             address: self.address(config).await,

@@ -111,6 +111,9 @@ impl Member {
 
     /// Ends it. What it waits in is asked before: its sockets are closed afterwards.
     async fn end(&mut self, kill: bool) {
+        if self.over {
+            return;
+        }
         if !self.running {
             self.instance.kill().await;
             self.tell_over(None).await;
