@@ -500,7 +500,7 @@ impl Coordinator {
             match request.subject.as_str() {
                 "gs.v1.register.w1" => {
                     let registration = decode(&request.payload).expect("a registration");
-                    self.registrations.lock().unwrap().push(registration);
+                    self.registrations.lock().expect("not poisoned").push(registration);
                     let answer = Registered { epoch: Epoch(1), term: 1, lease: self.lease };
                     bus.reply(&request, &answer).await;
                 }
@@ -535,7 +535,7 @@ impl Coordinator {
     }
 
     fn registered(&self) -> bool {
-        !self.registrations.lock().unwrap().is_empty()
+        !self.registrations.lock().expect("not poisoned").is_empty()
     }
 
     fn told(&self) -> Vec<ShareEvent> {
@@ -583,7 +583,7 @@ struct SyncState {
 
 impl FakeSync {
     fn sender(&self) -> mpsc::Sender<SyncEvent> {
-        self.0.events.lock().unwrap().clone().expect("the sync is open")
+        self.0.events.lock().expect("not poisoned").clone().expect("the sync is open")
     }
 
     async fn tell(&self, event: SyncEvent) {
@@ -595,15 +595,15 @@ impl FakeSync {
     }
 
     fn waits_in(&self, state: &str) {
-        *self.0.barrier.lock().unwrap() = Some(state.to_owned());
+        *self.0.barrier.lock().expect("not poisoned") = Some(state.to_owned());
     }
 
     fn calls(&self) -> Vec<String> {
-        self.0.calls.lock().unwrap().clone()
+        self.0.calls.lock().expect("not poisoned").clone()
     }
 
     fn call(&self, text: String) {
-        self.0.calls.lock().unwrap().push(text);
+        self.0.calls.lock().expect("not poisoned").push(text);
     }
 }
 
@@ -611,7 +611,7 @@ impl FakeSync {
 impl OpenSync for FakeSync {
     async fn open(&self, _: Bus, _: SyncSpec, _: &TaskTracker) -> anyhow::Result<Opened> {
         let (events, heard) = mpsc::channel(64);
-        *self.0.events.lock().unwrap() = Some(events);
+        *self.0.events.lock().expect("not poisoned") = Some(events);
         Ok((Arc::new(self.clone()), heard))
     }
 }
@@ -638,7 +638,7 @@ impl ShareSync for FakeSync {
     async fn close_instance(&self, _: InstanceId) {}
 
     async fn waiting(&self, _: InstanceId) -> Vec<Waiting> {
-        let barrier = self.0.barrier.lock().unwrap().clone();
+        let barrier = self.0.barrier.lock().expect("not poisoned").clone();
         let waiting = |state| Waiting {
             state,
             count: 1,

@@ -12,20 +12,14 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use groundswell_common::bus::Bus;
-use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
+use groundswell_common::ids::{Epoch, InstanceId};
 use groundswell_common::link::NetworkConfig;
-use groundswell_common::messages::{
-    Assignment, InstancePlace, LogLines, ReportItem, RuntimeKind, ShareEvent, Want,
-};
-use groundswell_common::objects::Objects;
+use groundswell_common::messages::{Assignment, ShareEvent};
 use groundswell_common::outcome::{Exit, Outcome};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -33,21 +27,23 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use crate::events::{EventLog, Whom};
-use crate::images::Images;
-use crate::instance::Fold;
 use crate::logs;
-use crate::parts::{Parts, ShareSync};
-use crate::report::Reports;
+use crate::parts::ShareSync;
 use crate::runtime::{Instance, LinkState, Runtime};
-use crate::sync::{LifecycleEvent, SyncEvent, Waiting};
+use crate::sync::{LifecycleEvent, SyncEvent};
 
 mod collect;
+mod context;
+mod known;
 mod links;
 mod member;
 mod phase;
 mod prepare;
 mod remove;
 
+use context::{Context, Note};
+pub(crate) use context::{Directive, Host, key};
+use known::{Known, told};
 use links::Link;
 use member::Order;
 use phase::{Command, Event, Machine, Phase};
@@ -60,122 +56,6 @@ const OUTCOME_SETTLE: Duration = Duration::from_secs(2);
 const PROGRESS: Duration = Duration::from_millis(500);
 /// How many notes wait for the supervisor.
 const NOTES: usize = 4096;
-
-/// What all shares of a worker have in common.
-pub(crate) struct Host {
-    /// The worker.
-    pub(crate) worker: WorkerId,
-    /// The bus.
-    pub(crate) bus: Bus,
-    /// The object store.
-    pub(crate) objects: Objects,
-    /// The worker's directory.
-    pub(crate) state_dir: PathBuf,
-    /// Runtimes, network, sync.
-    pub(crate) parts: Parts,
-    /// Images on this host.
-    pub(crate) images: Images,
-    /// What the coordinator is told.
-    pub(crate) reports: Reports,
-    /// Tasks that belong to no share.
-    pub(crate) tasks: TaskTracker,
-    /// Bounds what each runtime does at once.
-    pub(crate) netns_turns: Arc<Semaphore>,
-    /// As above.
-    pub(crate) docker_turns: Arc<Semaphore>,
-    /// Instances that exist.
-    pub(crate) instances: AtomicU32,
-    /// Told when their number changes.
-    pub(crate) counted: Notify,
-}
-
-impl Host {
-    /// The turns of a runtime.
-    pub(crate) fn turns(&self, kind: RuntimeKind) -> Arc<Semaphore> {
-        Arc::clone(match kind {
-            RuntimeKind::Netns => &self.netns_turns,
-            RuntimeKind::Docker => &self.docker_turns,
-        })
-    }
-
-    /// Counts instances that were made or removed.
-    pub(crate) fn count(&self, change: i32) {
-        let add = |now: u32| now.checked_add_signed(change);
-        let _ = self.instances.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        self.counted.notify_one();
-    }
-}
-
-/// What is wanted of a share.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Directive {
-    /// What the coordinator wants.
-    pub(crate) want: Want,
-    /// Whether the share is still listed; one that is not is cleaned.
-    pub(crate) listed: bool,
-    /// Whether the worker leaves: the share cleans itself once it is collected.
-    pub(crate) leaving: bool,
-}
-
-/// What the tasks of a share tell its supervisor.
-pub(crate) enum Note {
-    /// The sync is open.
-    Opened { sync: Arc<dyn ShareSync>, events: mpsc::Receiver<SyncEvent> },
-    /// What it is busy with.
-    Doing(String),
-    /// An instance is ready.
-    Ready { id: InstanceId, orders: mpsc::Sender<Order>, instance: Arc<dyn Instance> },
-    /// An instance was let go, or could not be: why, and whether the plan is the cause.
-    LetGo { id: InstanceId, failed: Option<(String, bool)> },
-    /// The barriers an instance waits in.
-    Waiting { id: InstanceId, waiting: Vec<Waiting> },
-    /// An instance is over; `exit` is absent for one that never ran.
-    Over { id: InstanceId, exit: Option<Exit>, last_lines: Vec<String> },
-    /// A network configuration does not hold.
-    LinkFailed { id: InstanceId, reason: String, fault_of_plan: bool },
-    /// Something people should know.
-    Warning(String),
-}
-
-/// What the tasks of a share have in common.
-pub(crate) struct Context {
-    pub(crate) host: Arc<Host>,
-    pub(crate) assignment: Arc<Assignment>,
-    pub(crate) epoch: Epoch,
-    pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) spool: PathBuf,
-    pub(crate) events: EventLog,
-    pub(crate) live: mpsc::Sender<LogLines>,
-    pub(crate) notes: mpsc::Sender<Note>,
-    /// The instances' tasks.
-    pub(crate) members: TaskTracker,
-    /// What serves the share's instances beside the sync, until `end`.
-    pub(crate) servers: TaskTracker,
-    /// Ends the servers.
-    pub(crate) end: CancellationToken,
-}
-
-impl Context {
-    async fn tell(&self, note: Note) {
-        // A supervisor that is gone has no use for news.
-        let _ = self.notes.send(note).await;
-    }
-
-    fn group(&self, place: InstancePlace) -> &str {
-        self.assignment.groups.get(usize::from(place.group)).map_or("", |group| &group.id)
-    }
-
-    /// An instance's directory in the spool.
-    fn directory(&self, place: InstancePlace) -> PathBuf {
-        let group = crate::reap::file_name(place.group, self.group(place));
-        self.spool.join(group).join(place.in_group.to_string())
-    }
-
-    fn report(&self, what: ShareEvent) {
-        let run = self.assignment.run.clone();
-        self.host.reports.push(ReportItem { run, attempt: self.assignment.attempt, what });
-    }
-}
 
 /// Carries a share through its life. Returns when nothing of it is left on this host.
 pub(crate) async fn supervise(
@@ -211,17 +91,6 @@ fn no_runtime(assignment: &Assignment) -> ShareEvent {
         reason: format!("runtime `{}` does not work on this worker", assignment.runtime.as_str()),
         fault_of_plan: false,
     }
-}
-
-/// One instance as the supervisor knows it.
-struct Known {
-    place: InstancePlace,
-    fold: Fold,
-    orders: Option<mpsc::Sender<Order>>,
-    instance: Option<Arc<dyn Instance>>,
-    links: Option<mpsc::Sender<NetworkConfig>>,
-    let_go: bool,
-    ended: bool,
 }
 
 struct Supervisor {
@@ -738,45 +607,6 @@ impl Supervisor {
     }
 }
 
-impl Known {
-    fn new(place: InstancePlace) -> Self {
-        Self {
-            place,
-            fold: Fold::default(),
-            orders: None,
-            instance: None,
-            links: None,
-            let_go: false,
-            ended: false,
-        }
-    }
-
-    fn order(&self, order: Order) {
-        // There is room for every order there is; a task that is gone needs none.
-        if let Some(orders) = &self.orders {
-            let _ = orders.try_send(order);
-        }
-    }
-}
-
 async fn heard(events: &mut Option<mpsc::Receiver<SyncEvent>>) -> Option<SyncEvent> {
     events.as_mut()?.recv().await
-}
-
-/// What an instance published, as an event for people.
-fn told(event: &LifecycleEvent) -> (&'static str, String) {
-    match event {
-        LifecycleEvent::Start => ("start_event", String::new()),
-        LifecycleEvent::Message(text) => ("message", text.clone()),
-        LifecycleEvent::StageStart(name) => ("stage_start", name.clone()),
-        LifecycleEvent::StageEnd(name) => ("stage_end", name.clone()),
-        LifecycleEvent::Success => ("success", String::new()),
-        LifecycleEvent::Failure(error) => ("failure", error.clone()),
-        LifecycleEvent::Crash { error, stacktrace } => ("crash", format!("{error}\n{stacktrace}")),
-    }
-}
-
-/// Identifies a share.
-pub(crate) fn key(assignment: &Assignment) -> (RunId, Attempt) {
-    (assignment.run.clone(), assignment.attempt)
 }
