@@ -43,7 +43,11 @@ async fn frames_are_those_that_were_recorded() {
     ];
     for (text, sent, expected) in recorded {
         let sent = sent.replace('@', PREFIX);
-        if text { client.text(&sent).await } else { client.binary(&sent).await }
+        if text {
+            client.text(&sent).await
+        } else {
+            client.binary(&sent).await
+        }
         assert_eq!(client.message().await, expected);
     }
     gateway.close().await;

@@ -10,6 +10,8 @@
 //!
 //! The source is mirrored into a directory that stays, so Cargo finds the paths and times of the last build
 //! and compiles only what has changed. Extra source directories lie beside the plan's, as `../<name>`.
+//! All plans share one target directory, so what they have in common is compiled once; Cargo builds in it
+//! one at a time.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -53,14 +55,16 @@ pub(super) async fn build(
 ) -> Result<ImageRef, BuildError> {
     let settings = Settings(request);
     let path = settings.path("path")?;
-    let home = builders.cache_dir.join("cargo").join(home_name(request, &path));
-    let turn = builders.turn(&format!("cargo {}", home.display()));
+    let shared = builders.cache_dir.join("cargo");
+    let home = shared.join(home_name(request, &path));
+    let turn = builders.turn("cargo");
     let _turn = turn.acquire().await.expect("the semaphore is never closed");
     let (from, to) = (request.source.clone(), home.clone());
     let _lock =
         blocking("prepare the directory of the Cargo build", move || prepare(&from, &to)).await?;
     let directory = home.join("src/plan").join(&path);
-    let finished = process::run(command(settings, &directory, &home)?, Stdout::Kept, watch).await?;
+    let command = command(settings, &directory, &home, &shared.join("target"))?;
+    let finished = process::run(command, Stdout::Kept, watch).await?;
     if !finished.status.success() {
         return Err(failed(request, format!("cargo ended with {}", finished.status), finished));
     }
@@ -78,10 +82,11 @@ fn home_name(request: &BuildRequest, path: &Path) -> String {
     name[7..23].to_owned()
 }
 
-/// Mirrors the source and keeps other processes out of the directory as long as the lock lives.
+/// Mirrors the source and keeps other processes out of all Cargo builds here as long as the lock lives: two
+/// plans may give their binaries the same name.
 fn prepare(source: &Path, home: &Path) -> std::io::Result<Flock<std::fs::File>> {
     std::fs::create_dir_all(home)?;
-    let file = std::fs::File::create(home.join("lock"))?;
+    let file = std::fs::File::create(home.with_file_name("lock"))?;
     let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
     let extra = source.join("extra");
     let tree = home.join("src");
@@ -104,7 +109,12 @@ fn prepare(source: &Path, home: &Path) -> std::io::Result<Flock<std::fs::File>> 
     Ok(lock)
 }
 
-fn command(settings: Settings<'_>, directory: &Path, home: &Path) -> Result<Command, BuildError> {
+fn command(
+    settings: Settings<'_>,
+    directory: &Path,
+    home: &Path,
+    target: &Path,
+) -> Result<Command, BuildError> {
     let mut features = settings.list("features")?;
     features.extend(settings.0.selectors.iter().cloned());
     let profile = settings.text("profile")?.unwrap_or_else(|| "release".to_owned());
@@ -119,7 +129,7 @@ fn command(settings: Settings<'_>, directory: &Path, home: &Path) -> Result<Comm
     if !features.is_empty() {
         command.args(["--features", &features.join(",")]);
     }
-    command.current_dir(directory).env("CARGO_TARGET_DIR", home.join("target"));
+    command.current_dir(directory).env("CARGO_TARGET_DIR", target);
     command.envs(settings.table("env")?);
     Ok(command)
 }
