@@ -48,6 +48,19 @@ install_nats_server() {
   rm -rf "$dir"
 }
 
+# Debian's nats-server is only unpacked: a test shows that it is refused as too old.
+unpack_old_nats_server() {
+  [ -x .cache/old/usr/sbin/nats-server ] && return 0
+  say "unpacking Debian's nats-server into .cache/old, for the test that refuses it"
+  local dir
+  dir=$(mktemp -d)
+  chmod 755 "$dir"
+  (cd "$dir" && { apt-get download -qq nats-server || { apt-get update -qq && apt-get download -qq nats-server; }; } 2>/dev/null)
+  mkdir -p .cache/old
+  dpkg -x "$dir"/nats-server_*.deb .cache/old
+  rm -rf "$dir"
+}
+
 what=${1:-demo}
 need cc gcc
 need cargo cargo
@@ -75,3 +88,4 @@ case $what in
 esac
 install_packages
 install_nats_server
+if [ "$what" = test ]; then unpack_old_nats_server; fi

@@ -1,0 +1,15 @@
+//! Whole runs: the `coordinator` binary, a real nats-server, real namespaces and containers, plans that
+//! nobody wrote for Groundswell's own interfaces.
+
+#[path = "e2e/cluster.rs"]
+mod cluster;
+#[path = "e2e/endings.rs"]
+mod endings;
+#[path = "e2e/harness.rs"]
+mod harness;
+#[path = "e2e/leftovers.rs"]
+mod leftovers;
+#[path = "e2e/plans.rs"]
+mod plans;
+#[path = "e2e/trouble.rs"]
+mod trouble;

