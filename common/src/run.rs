@@ -83,8 +83,10 @@ pub enum Verdict {
     TimedOut,
     /// Someone canceled it.
     Canceled,
-    /// It could never run: no such case, too many instances, a build that fails.
+    /// It could never run: no such case, a build that fails.
     Rejected,
+    /// It does not fit on the workers that are there, whatever else runs.
+    Unplaceable,
 }
 
 impl Verdict {
@@ -98,6 +100,7 @@ impl Verdict {
             Self::TimedOut => "timed_out",
             Self::Canceled => "canceled",
             Self::Rejected => "rejected",
+            Self::Unplaceable => "unplaceable",
         }
     }
 }

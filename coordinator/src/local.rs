@@ -33,6 +33,8 @@ use crate::cli::parts;
 
 /// How long a worker may take to end its instances and clean up.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How long a run that does not fit waits: the workers of a stack register within moments.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How many stacks one home can hold at a time.
 const MOST_STACKS: u32 = 64;
 
@@ -180,6 +182,7 @@ async fn start_service(
         objects: objects.clone(),
         lease: Lease::DEFAULT,
         cache_dir: home.join("cache"),
+        patience: PATIENCE,
         name: format!("local-{}", std::process::id()),
     };
     let ended = parts::start_service(parts, shutdown.clone()).await.map_err(LocalError::Service)?;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use groundswell_common::api::WorkerStatus;
 use groundswell_common::ids::{Epoch, WorkerId};
+use groundswell_common::messages::RuntimeKind;
 use groundswell_common::messages::{Heartbeat, Registration};
 use groundswell_common::timing::Lease;
 
@@ -166,6 +167,16 @@ impl Workers {
     /// The version of each worker that is there.
     pub fn versions(&self) -> impl Iterator<Item = (&WorkerId, &str)> {
         self.known.iter().map(|(worker, known)| (worker, known.registration.version.as_str()))
+    }
+
+    /// Why a runtime does not work, by the first worker that says so.
+    #[must_use]
+    pub fn why_not(&self, runtime: RuntimeKind) -> Option<String> {
+        let named = format!("`{}`", runtime.as_str());
+        self.known.iter().find_map(|(worker, known)| {
+            let note = known.registration.notes.iter().find(|note| note.contains(&named))?;
+            Some(format!("worker {worker} says: {note}"))
+        })
     }
 
     /// All workers, for people.

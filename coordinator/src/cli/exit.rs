@@ -95,6 +95,7 @@ impl Exit {
             Verdict::TimedOut => Self::TimedOut,
             Verdict::Canceled => Self::Interrupted,
             Verdict::Rejected => Self::Invalid,
+            Verdict::Unplaceable => Self::NoCapacity,
         }
     }
 

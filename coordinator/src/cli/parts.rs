@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -182,6 +183,8 @@ pub(crate) struct ServiceParts {
     pub(crate) lease: Lease,
     pub(crate) cache_dir: PathBuf,
     pub(crate) name: String,
+    /// How long a run that does not fit waits for workers that have not registered yet.
+    pub(crate) patience: Duration,
 }
 
 /// Starts the service. Once this returns it answers; the future ends when it has ended.
@@ -189,12 +192,16 @@ pub(crate) async fn start_service(
     parts: ServiceParts,
     shutdown: CancellationToken,
 ) -> anyhow::Result<BoxFuture<'static, anyhow::Result<()>>> {
-    let ServiceParts { bus, objects, lease, cache_dir, name } = parts;
+    let ServiceParts { bus, objects, lease, cache_dir, name, patience } = parts;
     let joined = Parts {
         prepare: Arc::new(Compositions::new(objects.clone(), &cache_dir)),
         sync_logs: Arc::new(BusSyncLogs { bus: bus.clone() }),
     };
-    let config = ServiceConfig { lease, ..ServiceConfig::new(bus, objects, name, joined) };
+    let config = ServiceConfig {
+        lease,
+        no_room_patience: patience,
+        ..ServiceConfig::new(bus, objects, name, joined)
+    };
     let service = Service::start(config, shutdown.clone()).await?;
     Ok(Box::pin(async move {
         tokio::select! {

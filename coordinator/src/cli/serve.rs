@@ -34,6 +34,7 @@ pub(crate) async fn serve(session: &Session, args: Serve) -> Done {
         objects,
         lease: Lease::DEFAULT.faster(args.lease_divisor),
         cache_dir: args.cache_dir.unwrap_or_else(|| settings.home.join("cache")),
+        patience: groundswell_coordinator::service::NO_ROOM_PATIENCE,
         name,
     };
     let shutdown = CancellationToken::new();

@@ -311,7 +311,10 @@ async fn collect_outputs(
     status: &RunStatus,
     run_of_several: Option<&String>,
 ) -> Result<(), Trouble> {
-    if status.verdict.is_none_or(|verdict| verdict == Verdict::Rejected) {
+    if status
+        .verdict
+        .is_none_or(|verdict| matches!(verdict, Verdict::Rejected | Verdict::Unplaceable))
+    {
         return Ok(());
     }
     let name = match (run_of_several, &args.collect_file) {

@@ -108,7 +108,9 @@ fn next(status: &RunStatus) -> Vec<String> {
     if let Some((_, group, in_group, _)) = status.failures.first() {
         commands.push(format!("coordinator logs {run} --instance {group}:{in_group}"));
     }
-    if status.phase.is_over() && status.verdict != Some(Verdict::Rejected) {
+    if status.phase.is_over()
+        && !matches!(status.verdict, Some(Verdict::Rejected | Verdict::Unplaceable))
+    {
         commands.push(format!("coordinator collect {run}"));
     }
     let label = |i| if i == 0 { "  next       " } else { "             " };
@@ -118,7 +120,7 @@ fn next(status: &RunStatus) -> Vec<String> {
 fn paint_of(verdict: Verdict) -> Paint {
     match verdict {
         Verdict::Passed => Paint::Good,
-        Verdict::Failed | Verdict::Rejected => Paint::Bad,
+        Verdict::Failed | Verdict::Rejected | Verdict::Unplaceable => Paint::Bad,
         Verdict::Infra | Verdict::TimedOut | Verdict::Canceled => Paint::Warning,
     }
 }
@@ -174,7 +176,7 @@ pub(crate) fn testground_outcome(verdict: Option<Verdict>) -> &'static str {
     match verdict {
         Some(Verdict::Passed) => "success",
         Some(Verdict::Failed | Verdict::TimedOut | Verdict::Infra) => "failure",
-        Some(Verdict::Canceled | Verdict::Rejected) | None => "canceled",
+        Some(Verdict::Canceled | Verdict::Rejected | Verdict::Unplaceable) | None => "canceled",
     }
 }
 

@@ -35,6 +35,10 @@ impl Cause {
     pub(super) fn rejected(reason: impl Into<String>) -> Self {
         Self::new(Verdict::Rejected, Outcome::Aborted, reason)
     }
+
+    pub(super) fn unplaceable(reason: impl Into<String>) -> Self {
+        Self::new(Verdict::Unplaceable, Outcome::Aborted, reason)
+    }
 }
 
 impl Run {

@@ -246,7 +246,7 @@ fn a_run_that_can_never_fit_is_rejected_and_one_that_may_fit_waits() {
     assert_eq!(story.run.status().doing, "needs more");
     story.feed(no_room(false));
     story.wait(Duration::from_secs(60));
-    assert_eq!(story.verdict(), (Verdict::Rejected, "needs more".to_owned()));
+    assert_eq!(story.verdict(), (Verdict::Unplaceable, "needs more".to_owned()));
 }
 
 #[test]
@@ -350,7 +350,11 @@ fn check(run: &Run) {
             assert!(run.accounts().shares().iter().all(|share| share.index.is_some()));
         }
         Verdict::Failed => assert!(all(|o| matches!(o, Outcome::Success | Outcome::Failure))),
-        Verdict::Infra | Verdict::TimedOut | Verdict::Canceled | Verdict::Rejected => {}
+        Verdict::Infra
+        | Verdict::TimedOut
+        | Verdict::Canceled
+        | Verdict::Rejected
+        | Verdict::Unplaceable => {}
     }
 }
 

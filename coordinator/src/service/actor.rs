@@ -421,7 +421,13 @@ impl Actor {
             Err(no_room) => {
                 debug!(run = %run, reason = %no_room, "no room");
                 let temporary = NoRoom::is_temporary(&no_room);
-                Event::NoRoom { reason: no_room.to_string(), temporary }
+                let mut reason = no_room.to_string();
+                if let NoRoom::NoRuntime { runtime } = no_room
+                    && let Some(note) = self.workers.why_not(runtime)
+                {
+                    reason = format!("{reason}: {note}");
+                }
+                Event::NoRoom { reason, temporary }
             }
         }
     }

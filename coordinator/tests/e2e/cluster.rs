@@ -40,7 +40,8 @@ impl Cluster {
     }
 
     fn worker(&self, number: u32, objects: &str) -> Child {
-        let binary = std::path::Path::new(env!("CARGO_BIN_EXE_coordinator")).with_file_name("worker");
+        let binary =
+            std::path::Path::new(env!("CARGO_BIN_EXE_coordinator")).with_file_name("worker");
         assert!(binary.is_file(), "build the whole workspace: {} is missing", binary.display());
         Command::new(binary)
             .args(["run", "--nats", &self.nats.url(), "--objects", objects])
@@ -54,7 +55,10 @@ impl Cluster {
     }
 
     fn worker_name(&self, number: u32) -> String {
-        format!("e2e-{}-{number}", std::process::id() as usize + self.nats.pid().unwrap_or(0) as usize)
+        format!(
+            "e2e-{}-{number}",
+            std::process::id() as usize + self.nats.pid().unwrap_or(0) as usize
+        )
     }
 }
 

@@ -65,7 +65,11 @@ pub struct Ran {
 impl Ran {
     pub fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Self {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 
     /// Asserts the exit code, and shows everything when it is another one.
@@ -123,10 +127,10 @@ impl Home {
 
     /// Writes a composition and returns its path.
     pub fn composition(&self, composition: &Composition) -> String {
-        let path = self.dir.path().join(format!(
-            "{}-{}-{}.toml",
-            composition.plan, composition.case, composition.count
-        ));
+        let path = self
+            .dir
+            .path()
+            .join(format!("{}-{}-{}.toml", composition.plan, composition.case, composition.count));
         std::fs::write(&path, composition.text()).expect("written");
         path.display().to_string()
     }
@@ -141,7 +145,8 @@ impl Home {
     /// The state of the newest run.
     pub fn status(&self) -> Value {
         let ran = self.run(&["status", "latest", "--json"]).ends_with(0);
-        serde_json::from_str(&ran.stdout).expect("JSON")
+        let listed: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        listed[0].clone()
     }
 
     /// Starts a submit and waits until the run's instances run.

@@ -8,9 +8,7 @@ use crate::harness::{Composition, Home, LIMIT, control_groups, processes, wait_u
 
 /// The part of every local worker's name that tells one home from another.
 fn worker_of(home: &Home) -> String {
-    let workers = home.run(&["status", "latest", "--json"]).ends_with(0).stdout;
-    let status: serde_json::Value = serde_json::from_str(&workers).expect("JSON");
-    status["workers"][0].as_str().expect("a worker").to_owned()
+    home.status()["workers"][0].as_str().expect("a worker").to_owned()
 }
 
 fn containers(worker: &str) -> String {
