@@ -137,7 +137,7 @@ impl Run {
             return;
         }
         match self.phase {
-            Phase::Queued { .. } => self.end_by(Cause::rejected(self.doing.clone()), out),
+            Phase::Queued { .. } => self.end_by(Cause::unplaceable(self.doing.clone()), out),
             Phase::Preparing { .. } => self.end_by(Cause::infra(self.not_ready()), out),
             Phase::Starting { until } | Phase::Running { until } if until <= now.at => {
                 self.end_by(Cause::new(Verdict::TimedOut, Outcome::TimedOut, TIMED_OUT), out);

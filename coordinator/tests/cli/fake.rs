@@ -109,7 +109,8 @@ pub(crate) fn over(n: usize, verdict: Verdict) -> RunStatus {
             | Verdict::Failed
             | Verdict::Infra
             | Verdict::TimedOut
-            | Verdict::Rejected => counts.success = counts.want,
+            | Verdict::Rejected
+            | Verdict::Unplaceable => counts.success = counts.want,
         }
     }
     status

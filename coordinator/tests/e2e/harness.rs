@@ -10,24 +10,24 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long anything may take: the first test that needs a plan builds it.
-pub const LIMIT: Duration = Duration::from_secs(900);
+pub(crate) const LIMIT: Duration = Duration::from_secs(900);
 
 /// A composition of one group.
-pub struct Composition {
-    pub plan: &'static str,
-    pub case: &'static str,
-    pub runner: &'static str,
-    pub count: u32,
+pub(crate) struct Composition {
+    pub(crate) plan: &'static str,
+    pub(crate) case: &'static str,
+    pub(crate) runner: &'static str,
+    pub(crate) count: u32,
     /// More TOML for `[[groups]]`.
-    pub group: &'static str,
+    pub(crate) group: &'static str,
 }
 
 impl Composition {
-    pub fn netns(plan: &'static str, case: &'static str, count: u32) -> Self {
+    pub(crate) fn netns(plan: &'static str, case: &'static str, count: u32) -> Self {
         Self { plan, case, runner: "netns", count, group: "" }
     }
 
-    pub fn docker(plan: &'static str, case: &'static str, count: u32) -> Self {
+    pub(crate) fn docker(plan: &'static str, case: &'static str, count: u32) -> Self {
         Self { runner: "docker", ..Self::netns(plan, case, count) }
     }
 
@@ -51,19 +51,19 @@ impl Composition {
     }
 }
 
-pub fn repository() -> &'static Path {
+pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the repository")
 }
 
 /// How a command ended.
-pub struct Ran {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ran {
-    pub fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Self {
             code: output.status.code(),
@@ -74,26 +74,26 @@ impl Ran {
 
     /// Asserts the exit code, and shows everything when it is another one.
     #[track_caller]
-    pub fn ends_with(self, code: i32) -> Self {
+    pub(crate) fn ends_with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self
     }
 
     #[track_caller]
-    pub fn says(self, text: &str) -> Self {
+    pub(crate) fn says(self, text: &str) -> Self {
         assert!(self.stderr.contains(text), "not in stderr: {text}\n{}", self.stderr);
         self
     }
 }
 
 /// A home of its own; builds are shared with all other homes.
-pub struct Home {
-    pub dir: TempDir,
-    pub variables: Vec<(String, String)>,
+pub(crate) struct Home {
+    pub(crate) dir: TempDir,
+    pub(crate) variables: Vec<(String, String)>,
 }
 
 impl Home {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
         std::fs::create_dir_all(&cache).expect("a cache");
         let dir = tempfile::tempdir().expect("a directory");
@@ -101,13 +101,13 @@ impl Home {
         Self { dir, variables: Vec::new() }
     }
 
-    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.push((name.to_owned(), value.into()));
         self
     }
 
     /// A command of the coordinator in this home, with nothing of the caller's configuration.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
         command
             .args(arguments)
@@ -121,12 +121,12 @@ impl Home {
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         Ran::of(&self.command(arguments).output().expect("the coordinator runs"))
     }
 
     /// Writes a composition and returns its path.
-    pub fn composition(&self, composition: &Composition) -> String {
+    pub(crate) fn composition(&self, composition: &Composition) -> String {
         let path = self
             .dir
             .path()
@@ -135,7 +135,7 @@ impl Home {
         path.display().to_string()
     }
 
-    pub fn submit(&self, composition: &Composition, flags: &[&str]) -> Ran {
+    pub(crate) fn submit(&self, composition: &Composition, flags: &[&str]) -> Ran {
         let file = self.composition(composition);
         let mut arguments = vec!["submit", file.as_str()];
         arguments.extend(flags);
@@ -143,14 +143,14 @@ impl Home {
     }
 
     /// The state of the newest run.
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         let ran = self.run(&["status", "latest", "--json"]).ends_with(0);
         let listed: Value = serde_json::from_str(&ran.stdout).expect("JSON");
         listed[0].clone()
     }
 
     /// Starts a submit and waits until the run's instances run.
-    pub fn submit_and_wait_for_running(&self, composition: &Composition) -> Running {
+    pub(crate) fn submit_and_wait_for_running(&self, composition: &Composition) -> Running {
         let file = self.composition(composition);
         let errors = self.dir.path().join("stderr");
         let child = self
@@ -165,33 +165,33 @@ impl Home {
 }
 
 /// A submit that is going on.
-pub struct Running {
-    pub child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     errors: PathBuf,
 }
 
 impl Running {
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         std::fs::read_to_string(&self.errors).unwrap_or_default()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(pid(&self.child), signal).expect("it runs");
     }
 
-    pub fn finish(mut self) -> Ran {
+    pub(crate) fn finish(mut self) -> Ran {
         let status = self.child.wait().expect("it ends");
         Ran { code: status.code(), stdout: String::new(), stderr: self.stderr() }
     }
 }
 
-pub fn pid(child: &Child) -> Pid {
+pub(crate) fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("a process id"))
 }
 
 /// Waits for a level, with a limit.
 #[track_caller]
-pub fn wait_until(what: &str, limit: Duration, mut level: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, limit: Duration, mut level: impl FnMut() -> bool) {
     let start = SystemTime::now();
     while !level() {
         assert!(start.elapsed().unwrap_or_default() < limit, "waited in vain until {what}");
@@ -201,7 +201,7 @@ pub fn wait_until(what: &str, limit: Duration, mut level: impl FnMut() -> bool) 
 }
 
 /// Processes whose command line contains `text`.
-pub fn processes(text: &str) -> Vec<String> {
+pub(crate) fn processes(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").expect("there").flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -218,7 +218,7 @@ pub fn processes(text: &str) -> Vec<String> {
 }
 
 /// Control groups whose path contains `text`.
-pub fn control_groups(text: &str) -> Vec<PathBuf> {
+pub(crate) fn control_groups(text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(dir) = open.pop() {

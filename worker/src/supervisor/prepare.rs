@@ -72,6 +72,9 @@ pub(crate) async fn prepare(
     context: Arc<Context>,
     abort: CancellationToken,
 ) -> Result<(), Unprepared> {
+    for text in context.runtime.missing() {
+        context.tell(Note::Warning(text)).await;
+    }
     let opened = abort.run_until_cancelled(open(&context)).await;
     let Some(sync) = opened.transpose()? else { return Err(aborted()) };
     create_all(&context, &sync, &abort).await?;
