@@ -111,7 +111,7 @@ async fn a_canceled_run_is_stopped_and_collected() {
 }
 
 #[tokio::test]
-async fn a_run_waits_for_room_and_one_that_never_fits_is_rejected() {
+async fn a_run_waits_for_room_and_one_that_never_fits_is_unplaceable() {
     let mut stack = Stack::start().await;
     let _workers = stack.workers(&[Behavior::Hang]).await;
     let first = stack.submit(&request(6)).await.expect("accepted");
@@ -129,7 +129,7 @@ async fn a_run_waits_for_room_and_one_that_never_fits_is_rejected() {
     }
     let third = stack.submit(&request(11)).await.expect("accepted");
     let status = stack.cleaned(&third).await;
-    assert_eq!(status.verdict, Some(Verdict::Rejected));
+    assert_eq!(status.verdict, Some(Verdict::Unplaceable));
     assert_eq!(status.reason, "needs 11 instances, the cluster has room for 10");
     stack.stop().await;
 }
