@@ -91,7 +91,7 @@ pub struct ObjectsConfig {
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
-    shown: String,
+    config: ObjectsConfig,
 }
 
 impl Objects {
@@ -108,7 +108,7 @@ impl Objects {
             return Ok(Self {
                 store: Arc::new(store),
                 prefix: Path::default(),
-                shown: config.url.clone(),
+                config: config.clone(),
             });
         }
         let rest = config.url.strip_prefix("s3://").ok_or_else(bad_url)?;
@@ -134,13 +134,19 @@ impl Objects {
         }
         let store = builder.build().map_err(|_| bad_url())?;
         let prefix = Path::parse(prefix).map_err(|_| bad_url())?;
-        Ok(Self { store: Arc::new(store), prefix, shown: config.url.clone() })
+        Ok(Self { store: Arc::new(store), prefix, config: config.clone() })
     }
 
     /// The URL it was opened with.
     #[must_use]
     pub fn url(&self) -> &str {
-        &self.shown
+        &self.config.url
+    }
+
+    /// What it was opened with, for whoever has to open it again.
+    #[must_use]
+    pub fn config(&self) -> &ObjectsConfig {
+        &self.config
     }
 
     fn path(&self, key: &str) -> Path {

@@ -123,7 +123,13 @@ fn resolve(
     if named.as_deref() == Some(LOCAL) {
         let plans =
             variables.plans.or_else(|| project.plans.clone()).or_else(|| user.plans.clone());
-        return Ok(Settings { objects: flags.objects, plans, home, ..Settings::default() });
+        return Ok(Settings {
+            objects: flags.objects,
+            s3_endpoint: flags.s3_endpoint,
+            plans,
+            home,
+            ..Settings::default()
+        });
     }
     let chosen = named.or_else(|| project.current.clone()).or_else(|| user.current.clone());
     let (in_project, in_user) = contexts(chosen.as_deref(), project, user)?;

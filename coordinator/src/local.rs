@@ -45,6 +45,8 @@ pub(crate) struct LocalOptions {
     pub(crate) home: PathBuf,
     /// Object store to use; absent is the home's own.
     pub(crate) objects: Option<String>,
+    /// Endpoint of an S3-compatible server.
+    pub(crate) s3_endpoint: Option<String>,
     /// How many workers: the first in this process, the others in their own.
     pub(crate) workers: u16,
     /// Whether it is kept for other commands to submit to.
@@ -144,8 +146,11 @@ pub(crate) async fn start(options: &LocalOptions) -> Result<Stack, LocalError> {
     })
     .await?;
     let objects_url = options.objects.clone().unwrap_or_else(|| store_url(&options.home));
-    let objects =
-        Objects::open(&ObjectsConfig { url: objects_url.clone(), ..ObjectsConfig::default() })?;
+    let objects = Objects::open(&ObjectsConfig {
+        url: objects_url.clone(),
+        endpoint: options.s3_endpoint.clone(),
+        region: std::env::var("AWS_REGION").ok(),
+    })?;
     let (drain, shutdown) = (CancellationToken::new(), CancellationToken::new());
     let service = start_service(&options.home, &bus, &objects, &shutdown).await?;
     let mut stack = Stack {
@@ -196,7 +201,7 @@ impl Stack {
     fn start_workers(&mut self, options: &LocalOptions) -> Result<(), LocalError> {
         let worker = parts::WorkerParts {
             url: self.url.clone(),
-            objects: self.objects.url().to_owned(),
+            objects: self.objects.config().clone(),
             name: self.dir.worker_name(1),
             state_dir: self.dir.path.join("worker-1"),
         };
@@ -219,7 +224,8 @@ impl Stack {
         let path = worker_binary();
         let state_dir = self.dir.path.join(format!("worker-{number}"));
         let name = self.dir.worker_name(number);
-        let arguments = parts::worker_arguments(&self.url, self.objects.url(), &name, &state_dir);
+        let arguments =
+            parts::worker_arguments(&self.url, self.objects.config(), &name, &state_dir);
         let log = self.dir.path.join(format!("worker-{number}.log"));
         let log = File::create(&log).map_err(file_error("create", &log))?;
         let mut command = Command::new(&path);
@@ -554,6 +560,6 @@ mod tests {
     }
 
     fn options(home: &Path, kept: bool) -> LocalOptions {
-        LocalOptions { home: home.to_owned(), objects: None, workers: 1, kept }
+        LocalOptions { home: home.to_owned(), objects: None, s3_endpoint: None, workers: 1, kept }
     }
 }

@@ -11,5 +11,7 @@ mod harness;
 mod leftovers;
 #[path = "e2e/plans.rs"]
 mod plans;
+#[path = "e2e/services.rs"]
+mod services;
 #[path = "e2e/trouble.rs"]
 mod trouble;

@@ -15,7 +15,6 @@ use groundswell_common::bus::BusConfig;
 use groundswell_common::composition::{Composition, resolve, run_ids};
 use groundswell_common::manifest::Manifest;
 use groundswell_common::objects::Objects;
-#[cfg(feature = "local")]
 use groundswell_common::objects::ObjectsConfig;
 use groundswell_common::outputs::{self, IndexEntry};
 use groundswell_common::run::RunRecord;
@@ -219,8 +218,8 @@ pub(crate) async fn start_service(
 pub(crate) struct WorkerParts {
     /// NATS.
     pub(crate) url: String,
-    /// The object store's URL.
-    pub(crate) objects: String,
+    /// The object store.
+    pub(crate) objects: ObjectsConfig,
     /// The worker's id.
     pub(crate) name: String,
     /// Its directory.
@@ -238,11 +237,7 @@ pub(crate) fn run_worker(
         let config = WorkerConfig {
             id: name.parse()?,
             bus: BusConfig { url, credentials: None, name: format!("groundswell worker {name}") },
-            objects: ObjectsConfig {
-                url: objects,
-                endpoint: std::env::var("GROUNDSWELL_S3_ENDPOINT").ok(),
-                region: None,
-            },
+            objects,
             state_dir,
             slots: None,
             runtimes: Vec::new(),
@@ -256,14 +251,26 @@ pub(crate) fn run_worker(
 /// The command line of a worker in a process of its own, after the binary's name.
 pub(crate) fn worker_arguments(
     url: &str,
-    objects: &str,
+    objects: &ObjectsConfig,
     name: &str,
     state_dir: &Path,
 ) -> Vec<String> {
     let state_dir = state_dir.display().to_string();
-    ["run", "--nats", url, "--objects", objects, "--name", name, "--state-dir", &state_dir]
-        .map(str::to_owned)
-        .to_vec()
+    let mut arguments = vec![
+        "run",
+        "--nats",
+        url,
+        "--objects",
+        &objects.url,
+        "--name",
+        name,
+        "--state-dir",
+        &state_dir,
+    ];
+    if let Some(endpoint) = &objects.endpoint {
+        arguments.extend(["--s3-endpoint", endpoint]);
+    }
+    arguments.into_iter().map(str::to_owned).collect()
 }
 
 /// Does the work of an embedded worker's helper process when this process was started as one.

@@ -101,6 +101,7 @@ pub(crate) async fn start_stack(
     let options = LocalOptions {
         home: session.settings.home.clone(),
         objects: session.settings.objects.clone(),
+        s3_endpoint: session.settings.s3_endpoint.clone(),
         workers,
         kept,
     };
