@@ -210,14 +210,14 @@ impl Bars {
             | RunPhase::Finished
             | RunPhase::Cleaned => (counts.ready, counts.want),
         };
-        let template = "  {msg} [{bar:28}] {pos}/{len}  {elapsed}  {prefix}";
+        let template = "  {prefix} [{bar:28}] {pos}/{len}  {elapsed}  {wide_msg}";
         let style = ProgressStyle::with_template(template)
             .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("■■□"));
         self.phase.set_style(style);
         self.phase.set_length(u64::from(of));
         self.phase.set_position(u64::from(done));
-        self.phase.set_message(out.paint(Paint::Bold, &format!("{:<10}", status.phase.as_str())));
-        self.phase.set_prefix(status.doing.clone());
+        self.phase.set_prefix(out.paint(Paint::Bold, &format!("{:<10}", status.phase.as_str())));
+        self.phase.set_message(status.doing.clone());
         let rows = group_rows(status);
         while self.rows.len() < rows.len() {
             let style = ProgressStyle::with_template("  {msg}");
