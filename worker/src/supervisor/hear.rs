@@ -1,0 +1,232 @@
+//! What a share's own tasks and the run's log tell its supervisor.
+
+use std::sync::Arc;
+
+use groundswell_common::ids::InstanceId;
+use groundswell_common::link::NetworkConfig;
+use groundswell_common::messages::ShareEvent;
+use groundswell_common::outcome::{Exit, Outcome};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{Instrument as _, debug};
+
+use super::context::Note;
+use super::known::told;
+use super::links::{self, Link};
+use super::member::Order;
+use super::phase::{Event, Phase};
+use super::prepare::Unprepared;
+use super::{OUTCOME_SETTLE, Supervisor};
+use crate::runtime::{Instance, LinkState};
+use crate::sync::{LifecycleEvent, SyncEvent};
+
+impl Supervisor {
+    pub(super) fn on_prepared(&mut self, result: Result<(), Unprepared>) {
+        self.preparing = false;
+        if self.removing {
+            self.remove();
+            return;
+        }
+        match result {
+            Ok(()) => self.handle(Event::Prepared),
+            Err(Unprepared { reason, fault_of_plan }) => {
+                debug!(error = reason, "share not prepared");
+                self.handle(Event::PrepareFailed { reason, fault_of_plan });
+            }
+        }
+        if matches!(self.machine.phase(), Phase::Stopping { .. }) {
+            self.end_unmade();
+        }
+    }
+
+    pub(super) fn on_note(&mut self, note: Note) {
+        match note {
+            Note::Opened { sync, events } => {
+                self.sync = Some(sync);
+                self.sync_events = Some(events);
+            }
+            Note::Doing(doing) => {
+                self.doing = doing;
+                self.progress(true);
+            }
+            Note::Ready { id, orders, instance } => self.on_ready(id, orders, instance),
+            Note::LetGo { id, failed } => self.on_let_go(id, failed),
+            Note::Waiting { id, waiting } => {
+                if let Some(known) = self.known.get_mut(&id) {
+                    known.fold.on_waiting(waiting);
+                }
+            }
+            Note::Over { id, exit, last_lines } => self.on_over(id, exit, last_lines),
+            Note::LinkFailed { id, reason, fault_of_plan } => {
+                self.on_link_failed(id, reason, fault_of_plan);
+            }
+            Note::Warning(text) => self.warning(text),
+        }
+    }
+
+    fn on_ready(
+        &mut self,
+        id: InstanceId,
+        orders: mpsc::Sender<Order>,
+        instance: Arc<dyn Instance>,
+    ) {
+        let Some(known) = self.known.get_mut(&id) else { return };
+        known.orders = Some(orders);
+        known.instance = Some(instance);
+        // A stop may have overtaken its creation.
+        match self.machine.phase() {
+            Phase::Stopping { .. } => known.order(Order::Kill),
+            Phase::Removing => known.order(Order::Remove),
+            Phase::Preparing { .. }
+            | Phase::Ready
+            | Phase::Running
+            | Phase::Collecting
+            | Phase::Done
+            | Phase::Gone => {}
+        }
+        self.ready += 1;
+        debug!(instance = %id, phase = "ready", "instance changed phase");
+        self.progress(false);
+    }
+
+    fn on_let_go(&mut self, id: InstanceId, failed: Option<(String, bool)>) {
+        let whom = self.whom(id);
+        let Some(known) = self.known.get_mut(&id) else { return };
+        if !std::mem::replace(&mut known.let_go, true) {
+            self.to_let_go -= 1;
+        }
+        match failed {
+            None => self.context.events.add("instance_started", "started", whom),
+            Some((reason, fault_of_plan)) => {
+                let outcome = if fault_of_plan { Outcome::Failure } else { Outcome::Aborted };
+                known.fold.on_stop(outcome, &format!("could not be started: {reason}"));
+            }
+        }
+        self.check_let_go();
+    }
+
+    pub(super) fn on_over(&mut self, id: InstanceId, exit: Option<Exit>, last_lines: Vec<String>) {
+        let Some(known) = self.known.get_mut(&id) else { return };
+        if known.fold.is_over() {
+            return;
+        }
+        debug!(instance = %id, phase = "ended", "instance changed phase");
+        known.fold.on_over(exit, last_lines);
+        if known.fold.is_settled() {
+            self.end(id);
+        } else {
+            let wait = OUTCOME_SETTLE.min(self.context.assignment.limits.outcome_grace);
+            self.settling.insert((Instant::now() + wait, id));
+        }
+    }
+
+    /// Instances whose outcome did not arrive in time end without one. While the bus is away nothing can
+    /// arrive, so the wait goes on as long as the run allows.
+    pub(super) fn settle_late(&mut self) {
+        let now = Instant::now();
+        let patient = !self.context.host.bus.is_connected();
+        let grace = self.context.assignment.limits.outcome_grace;
+        while let Some((at, id)) = self.settling.first().copied() {
+            if at > now {
+                break;
+            }
+            self.settling.remove(&(at, id));
+            if patient && OUTCOME_SETTLE < grace {
+                self.settling.insert((now + (grace - OUTCOME_SETTLE), id));
+                continue;
+            }
+            self.end(id);
+        }
+    }
+
+    /// Tells how an instance ended.
+    pub(super) fn end(&mut self, id: InstanceId) {
+        let running = self.machine.phase() == Phase::Running;
+        let whom = self.whom(id);
+        let Some(known) = self.known.get_mut(&id) else { return };
+        let end = known.fold.end();
+        let text = match end.reason.as_str() {
+            "" => end.outcome.to_string(),
+            reason => format!("{}: {reason}", end.outcome),
+        };
+        self.context.events.add("instance_ended", text, whom);
+        if running && end.outcome != Outcome::Success {
+            self.gone.push((id, end.reason.clone()));
+        }
+        if !std::mem::replace(&mut known.ended, true) {
+            self.left -= 1;
+        }
+        self.context.report(ShareEvent::Ended { instances: vec![(id, end)] });
+    }
+
+    pub(super) fn on_sync(&mut self, event: SyncEvent) {
+        match event {
+            SyncEvent::Started => self.handle(Event::Started),
+            SyncEvent::Said { instance, event } => self.on_said(instance, &event),
+            SyncEvent::Network { instance, config: Ok(config) } => self.link(instance, config),
+            SyncEvent::Network { instance, config: Err(err) } => {
+                self.on_link_failed(instance, err.to_string(), true);
+            }
+            SyncEvent::Warning(text) => self.warning(text),
+            SyncEvent::Broken { reason, fault_of_plan } => {
+                self.context.events.add("broken", reason.clone(), None);
+                self.handle(Event::Broken { reason, fault_of_plan });
+            }
+        }
+    }
+
+    fn on_said(&mut self, id: InstanceId, event: &LifecycleEvent) {
+        let (kind, text) = told(event);
+        self.context.events.add(kind, text, self.whom(id));
+        let Some(known) = self.known.get_mut(&id) else { return };
+        let Some(outcome) = known.fold.on_said(event) else { return };
+        let over = known.fold.is_over();
+        self.context.report(ShareEvent::Said { instance: id, outcome });
+        if over {
+            // The word it was waited for, or a failure after a success: its end is told (again).
+            self.settling.retain(|(_, waiting)| *waiting != id);
+            self.end(id);
+        }
+    }
+
+    fn link(&mut self, id: InstanceId, config: NetworkConfig) {
+        let (context, notes) = (Arc::clone(&self.context), self.context.notes.clone());
+        let Some(known) = self.known.get_mut(&id) else { return };
+        let (Some(instance), Some(sync)) = (&known.instance, &self.sync) else { return };
+        let links = known.links.get_or_insert_with(|| {
+            let (links, configs) = mpsc::channel(links::QUEUE);
+            let assignment = &context.assignment;
+            let link = Link {
+                run: assignment.run.clone(),
+                id,
+                instance: Arc::clone(instance),
+                network: Arc::clone(&context.host.parts.network),
+                sync: Arc::clone(sync),
+                notes,
+                state: LinkState {
+                    up: true,
+                    address: assignment.address(id),
+                    prefix: assignment.subnet.prefix_len(),
+                },
+            };
+            self.effects.spawn(link.run(configs).in_current_span());
+            links
+        });
+        if let Err(mpsc::error::TrySendError::Full(_)) = links.try_send(config) {
+            let reason = format!("more than {} configurations wait", links::QUEUE);
+            self.on_link_failed(id, reason, true);
+        }
+    }
+
+    pub(super) fn on_link_failed(&mut self, id: InstanceId, reason: String, fault_of_plan: bool) {
+        let reason = format!("network configuration of instance {id}: {reason}");
+        self.context.events.add("network_failed", reason.clone(), self.whom(id));
+        if let Some(known) = self.known.get_mut(&id) {
+            let failure = LifecycleEvent::Failure(reason.clone());
+            if let Some(outcome) = known.fold.on_said(&failure) {
+                self.context.report(ShareEvent::Said { instance: id, outcome });
+            }
+        }
+        self.handle(Event::Broken { reason, fault_of_plan });
+    }
+}
