@@ -5,10 +5,14 @@
 //! ```
 //!
 //! Each side is a process of its own: nats-server and the gateway, redis-server, and the load with a TCP connection
-//! for each client. The table has medians over the rounds.
+//! for each client. The table has medians over the rounds. All of it runs in a network namespace of its own where
+//! that is allowed, as instances do, so that the host's firewall is not measured.
+//!
+//! `bare` is what the kernel's TCP alone takes for the same messages, without any sync behind it.
 
 #![expect(clippy::print_stdout, reason = "its table is what a benchmark is for")]
 
+mod bare;
 mod load;
 mod swarm;
 mod wire;
@@ -31,11 +35,34 @@ use wire::Wire;
 
 const RUN: &str = "c8k3vmlrirtj2p8lcec0";
 
-#[tokio::main]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
+    // Before any thread is there: a network namespace is its thread's.
+    if std::env::args().all(|arg| arg != "gateway" && arg != "bare" && arg != "load") {
+        own_network();
+    }
+    tokio::runtime::Runtime::new()?.block_on(bench())
+}
+
+fn own_network() {
+    let done = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(Command::new("ip").args(["link", "set", "lo", "up"]).status()?));
+    match done {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("`ip link set lo up` ended with {status}"),
+        Err(err) => println!("measured in the host's network, with its firewall: {err}"),
+    }
+}
+
+async fn bench() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["gateway", url, max_instances] => gateway(url, max_instances.parse()?).await,
+        ["bare"] => {
+            let listener = nix_listener()?;
+            println!("{}", listener.local_addr()?);
+            bare::serve(&listener)
+        }
         ["load", wire, address, task, count, rounds] => {
             let wire = if *wire == "redis" { Wire::Redis } else { Wire::Gateway };
             let task = Task::parse(task).context("no such task")?;
@@ -85,8 +112,15 @@ fn nix_listener() -> Result<TcpListener> {
 struct Row {
     what: String,
     ours: String,
-    redis: String,
+    peer: String,
     ratio: String,
+}
+
+/// Where each server listens. Redis may be absent.
+struct Servers {
+    ours: SocketAddr,
+    floor: SocketAddr,
+    theirs: Option<SocketAddr>,
 }
 
 async fn compare(sizes: &[usize], rounds: usize) -> Result<()> {
@@ -100,87 +134,90 @@ async fn compare(sizes: &[usize], rounds: usize) -> Result<()> {
     let ours = first_line(&mut gateway)?.parse::<SocketAddr>()?;
     let redis = start_redis(&directory.path().join("redis")).await?;
     let theirs = redis.as_ref().map(|(_, address)| *address);
-    let rows = measure(ours, theirs, sizes, rounds);
+    let mut bare =
+        Command::new(std::env::current_exe()?).arg("bare").stdout(Stdio::piped()).spawn()?;
+    let floor = first_line(&mut bare)?.parse::<SocketAddr>()?;
+    let rows = measure(&Servers { ours, floor, theirs }, sizes, rounds);
     drop(gateway.stdin.take());
     gateway.wait()?;
+    bare.kill()?;
+    bare.wait()?;
     if let Some((mut child, _)) = redis {
         child.kill()?;
         child.wait()?;
     }
     nats.stop().await?;
-    println!("\n| | groundswell | redis | redis / groundswell |\n|---|---|---|---|");
-    for Row { what, ours, redis, ratio } in rows? {
-        println!("| {what} | {ours} | {redis} | {ratio} |");
+    println!("\n| what; its peer | groundswell | peer | peer / groundswell |\n|---|---|---|---|");
+    for Row { what, ours, peer, ratio } in rows? {
+        println!("| {what} | {ours} | {peer} | {ratio} |");
     }
     Ok(())
 }
 
-fn measure(
-    ours: SocketAddr,
-    theirs: Option<SocketAddr>,
-    sizes: &[usize],
-    rounds: usize,
-) -> Result<Vec<Row>> {
-    let redis = |task: Task, count, rounds| {
-        theirs.map(|address| median(task, Wire::Redis, address, count, rounds)).transpose()
-    };
+fn measure(servers: &Servers, sizes: &[usize], rounds: usize) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for count in sizes.iter().copied() {
-        let woken = redis(Task::Barrier, count, rounds)?;
-        for (task, how) in [
-            (Task::Barrier, "signal, its answer, barrier"),
-            (Task::BarrierTogether, "signal and barrier in one write"),
-        ] {
-            let seconds = median(task, Wire::Gateway, ours, count, rounds)?;
-            rows.push(times(
-                format!("barrier of {count}: {how}; redis: INCR and wake-up"),
-                seconds,
-                woken,
-            ));
-            if task == Task::Barrier {
-                let polled = redis(Task::BarrierPolled, count, 3)?;
-                rows.push(times(
-                    format!("barrier of {count}: {how}; redis: INCR polled every second"),
-                    seconds,
-                    polled,
-                ));
-            }
-        }
+        rows.extend(barriers(servers, count, rounds)?);
     }
+    let redis = |task, count| {
+        servers.theirs.map(|address| median(task, Wire::Redis, address, count, 5)).transpose()
+    };
     for (task, count, what) in [
         (Task::Signals, 100, "signals a second, 100 clients; redis: INCR"),
         (Task::Publishes, 100, "publishes a second, 100 clients, 64 bytes; redis: RPUSH"),
     ] {
         let all = count * PIPELINED;
-        let seconds = median(task, Wire::Gateway, ours, count, 5)?;
-        rows.push(rates(what.to_owned(), all, seconds, redis(task, count, 5)?));
+        let seconds = median(task, Wire::Gateway, servers.ours, count, 5)?;
+        rows.push(rates(what.to_owned(), all, seconds, redis(task, count)?));
     }
     for count in sizes.iter().copied().filter(|count| *count <= 1000) {
-        let seconds = median(Task::AllToAll, Wire::Gateway, ours, count, 5)?;
+        let seconds = median(Task::AllToAll, Wire::Gateway, servers.ours, count, 5)?;
         let what = format!("all-to-all of {count}, deliveries a second; redis: PUBLISH");
-        rows.push(rates(what, count * count, seconds, redis(Task::AllToAll, count, 5)?));
+        rows.push(rates(what, count * count, seconds, redis(Task::AllToAll, count)?));
     }
     Ok(rows)
 }
 
+fn barriers(servers: &Servers, count: usize, rounds: usize) -> Result<Vec<Row>> {
+    let redis = |task, rounds| {
+        servers.theirs.map(|address| median(task, Wire::Redis, address, count, rounds)).transpose()
+    };
+    let gateway = |task| median(task, Wire::Gateway, servers.ours, count, rounds);
+    let (in_steps, together) = (gateway(Task::Barrier)?, gateway(Task::BarrierTogether)?);
+    let bare = median(Task::Barrier, Wire::Gateway, servers.floor, count, rounds)?;
+    let woken = redis(Task::Barrier, rounds)?;
+    let steps = format!("barrier of {count}: signal, its answer, barrier");
+    let at_once = format!("barrier of {count}: signal and barrier in one write");
+    Ok(vec![
+        times(format!("{steps}; bare: the same messages"), in_steps, Some(bare)),
+        times(format!("{steps}; redis: INCR and wake-up"), in_steps, woken),
+        times(format!("{at_once}; redis: INCR and wake-up"), together, woken),
+        times(
+            format!("{steps}; redis: INCR polled every second"),
+            in_steps,
+            redis(Task::BarrierPolled, 3)?,
+        ),
+    ])
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-fn rates(what: String, count: usize, ours: f64, redis: Option<f64>) -> Row {
+fn rates(what: String, count: usize, ours: f64, peer: Option<f64>) -> Row {
     let rate = |seconds: f64| format!("{:.0}/s", count as f64 / seconds);
     Row {
         what,
         ours: rate(ours),
-        redis: redis.map_or_else(|| "not measured".to_owned(), rate),
-        ratio: redis.map_or_else(String::new, |redis| format!("{:.2}", ours / redis)),
+        peer: peer.map_or_else(|| "not measured".to_owned(), rate),
+        ratio: peer.map_or_else(String::new, |peer| format!("{:.2}", ours / peer)),
     }
 }
 
-fn times(what: String, ours: f64, redis: Option<f64>) -> Row {
+fn times(what: String, ours: f64, peer: Option<f64>) -> Row {
     let time = |seconds: f64| format!("{:.1} ms", seconds * 1000.0);
     Row {
         what,
         ours: time(ours),
-        redis: redis.map_or_else(|| "not measured".to_owned(), time),
-        ratio: redis.map_or_else(String::new, |redis| format!("{:.2}", redis / ours)),
+        peer: peer.map_or_else(|| "not measured".to_owned(), time),
+        ratio: peer.map_or_else(String::new, |peer| format!("{:.2}", peer / ours)),
     }
 }
 
