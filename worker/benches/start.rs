@@ -13,15 +13,20 @@ use std::time::Duration;
 
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::messages::{ImageKind, ImageRef, Resources};
+use groundswell_common::objects::file_digest;
 use groundswell_worker::network::wire::WireSpec;
+use groundswell_worker::runtime::docker::{DockerConfig, DockerRuntime};
 use groundswell_worker::runtime::netns::{NetnsConfig, NetnsRuntime};
 use groundswell_worker::runtime::{Created, InstanceLabels, InstanceSpec, Runtime};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 const CRUN_CONTAINERS: u32 = 50;
-const DOCKER_CONTAINERS: u32 = 20;
+const DOCKER_CONTAINERS: u32 = 40;
+/// Several times a thousand: the kernel still takes down what the time before has left, as on a busy worker.
+const NETNS_COUNTS: [u32; 4] = [100, 1_000, 1_000, 1_000];
+/// How many `docker run` run at the same time, to find out what the engine can do.
+const DOCKER_AT_ONCE: usize = 16;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -31,16 +36,25 @@ async fn main() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let mut rates = Vec::new();
     let mut steps = BTreeMap::new();
-    for count in [100, 1_000] {
-        let (rate, times) = netns(&dir.path().join(count.to_string()), count).await?;
+    for count in NETNS_COUNTS {
+        let (rate, times) = netns(dir.path(), count).await?;
         rates.push((format!("netns, {count} instances"), rate));
         steps = times;
     }
     rates.extend(
+        docker(dir.path())
+            .await?
+            .map(|rate| (format!("docker, {DOCKER_CONTAINERS} instances"), rate)),
+    );
+    rates.extend(engine(1)?.map(|rate| ("`docker run -d`, one after another".to_owned(), rate)));
+    rates.extend(
+        engine(DOCKER_AT_ONCE)?
+            .map(|rate| (format!("`docker run -d`, {DOCKER_AT_ONCE} at once"), rate)),
+    );
+    rates.extend(
         crun(&dir.path().join("crun"))?
             .map(|rate| ("`crun run`, one after another".to_owned(), rate)),
     );
-    rates.extend(docker()?.map(|rate| ("`docker run`, one after another".to_owned(), rate)));
     print(&rates, &steps);
     Ok(())
 }
@@ -61,27 +75,49 @@ fn print(rates: &[(String, f64)], steps: &BTreeMap<String, (u64, u64)>) {
     }
 }
 
-/// Makes `count` instances as fast as the runtime takes them, starts them, and removes them.
 async fn netns(dir: &Path, count: u32) -> anyhow::Result<(f64, BTreeMap<String, (u64, u64)>)> {
-    std::fs::create_dir_all(dir)?;
+    let dir = tempfile::tempdir_in(dir)?;
     let runtime = NetnsRuntime::new(NetnsConfig {
-        worker: WorkerId::from_lossy(&format!("bench-{}", std::process::id())),
-        state_dir: dir.join("state"),
+        worker: worker(),
+        state_dir: dir.path().join("state"),
         spawner: PathBuf::from(env!("CARGO_BIN_EXE_worker")),
     });
-    let runtime = std::sync::Arc::new(runtime.await?);
+    let runtime = runtime.await?;
+    let rate = rate(&runtime, dir.path(), count).await?;
+    Ok((rate, runtime.step_times()))
+}
+
+/// `None` where no Docker engine answers.
+async fn docker(dir: &Path) -> anyhow::Result<Option<f64>> {
+    let dir = tempfile::tempdir_in(dir)?;
+    let state_dir = dir.path().join("state");
+    std::fs::create_dir(&state_dir)?;
+    let config = DockerConfig { worker: worker(), state_dir, socket: None };
+    let runtime = match DockerRuntime::connect(config).await {
+        Ok(runtime) => runtime,
+        Err(err) => {
+            println!("docker is not measured: {err}");
+            return Ok(None);
+        }
+    };
+    let rate = rate(&runtime, dir.path(), DOCKER_CONTAINERS).await?;
+    Ok(Some(rate))
+}
+
+fn worker() -> WorkerId {
+    WorkerId::from_lossy(&format!("bench-{}", std::process::id()))
+}
+
+/// Makes `count` instances as fast as the runtime takes them, starts them, and removes them.
+async fn rate(runtime: &dyn Runtime, dir: &Path, count: u32) -> anyhow::Result<f64> {
     let image = bundle(&dir.join("bundle"))?;
     runtime.fetch(&image, &dir.join("bundle")).await?;
     let specs =
         (0..count).map(|number| spec(&image, dir, number)).collect::<Result<Vec<_>, _>>()?;
 
     let began = Instant::now();
-    let mut making = JoinSet::new();
-    for spec in specs {
-        let runtime = std::sync::Arc::clone(&runtime);
-        making.spawn(async move { runtime.create(spec).await });
-    }
-    let made: Vec<Created> = making.join_all().await.into_iter().collect::<Result<_, _>>()?;
+    let making = specs.into_iter().map(|spec| runtime.create(spec));
+    let made: Vec<Created> = futures::future::try_join_all(making).await?;
     let rate = per_second(count, began.elapsed());
 
     let began = Instant::now();
@@ -100,9 +136,10 @@ async fn netns(dir: &Path, count: u32) -> anyhow::Result<(f64, BTreeMap<String, 
     let ended = began.elapsed();
     drop(made);
     println!(
-        "netns {count}: {rate:.0}/s ready; started in {started:.0?}; ended and removed in {ended:.0?}"
+        "{} {count}: {rate:.0}/s ready; started in {started:.0?}; ended and removed in {ended:.0?}",
+        runtime.kind().as_str(),
     );
-    Ok((rate, runtime.step_times()))
+    Ok(rate)
 }
 
 fn spec(image: &ImageRef, dir: &Path, number: u32) -> anyhow::Result<InstanceSpec> {
@@ -134,14 +171,16 @@ fn spec(image: &ImageRef, dir: &Path, number: u32) -> anyhow::Result<InstanceSpe
     })
 }
 
+/// Nothing but Debian's `busybox-static`, which waits.
 fn bundle(path: &Path) -> anyhow::Result<ImageRef> {
-    let archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1)?);
+    let mut archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1)?);
+    archive.append_path_with_name("/bin/busybox", "busybox")?;
     std::fs::write(path, archive.into_inner()?.finish()?)?;
     Ok(ImageRef {
         kind: ImageKind::Bundle,
-        digest: format!("sha256:{}", "b".repeat(64)),
-        size: 0,
-        command: ["sleep", "1000"].map(str::to_owned).to_vec(),
+        digest: file_digest(path)?,
+        size: std::fs::metadata(path)?.len(),
+        command: ["./busybox", "sleep", "1000"].map(str::to_owned).to_vec(),
         workdir: String::new(),
         env: BTreeMap::new(),
     })
@@ -174,8 +213,8 @@ fn crun(dir: &Path) -> anyhow::Result<Option<f64>> {
     Ok(Some(per_second(CRUN_CONTAINERS, began.elapsed())))
 }
 
-/// `None` where no Docker engine answers.
-fn docker() -> anyhow::Result<Option<f64>> {
+/// What the engine does by itself. `None` where none answers.
+fn engine(at_once: usize) -> anyhow::Result<Option<f64>> {
     let image = format!("groundswell-bench:{}", std::process::id());
     let import = format!("tar -C /bin -c busybox | docker import - {image}");
     if !succeeds(Command::new("docker").arg("info"))
@@ -184,10 +223,17 @@ fn docker() -> anyhow::Result<Option<f64>> {
         return Ok(None);
     }
     let began = Instant::now();
-    let run = ["run", "--rm", "--network", "none", &image, "/busybox", "true"];
-    let ran = (0..DOCKER_CONTAINERS).all(|_| succeeds(Command::new("docker").args(run)));
+    let run = format!(
+        "seq {DOCKER_CONTAINERS} | xargs -P {at_once} -n 1 sh -c 'docker run -d --network none --name {}-$0 {image} /busybox sleep 1000'",
+        worker()
+    );
+    let ran = succeeds(Command::new("sh").args(["-c", &run]));
     let took = began.elapsed();
-    succeeds(Command::new("docker").args(["rmi", &image]));
+    let clean = format!(
+        "seq {DOCKER_CONTAINERS} | xargs -n 1 -I N docker rm -f {}-N; docker rmi {image}",
+        worker()
+    );
+    succeeds(Command::new("sh").args(["-c", &clean]));
     Ok(ran.then(|| per_second(DOCKER_CONTAINERS, took)))
 }
 

@@ -49,9 +49,9 @@ mod sys;
 
 /// How long the spawner may take to be ready; most of it is for the one before to clean up.
 const HELLO_LIMIT: Duration = Duration::from_secs(20);
-/// Instances prepared at the same time. Each waits some milliseconds for the kernel's RCU when it leaves the
-/// host's root; others use the processor meanwhile.
-const AT_ONCE: usize = 32;
+/// Instances prepared at the same time, for each processor. One waits some milliseconds for the kernel's RCU when
+/// it leaves the host's root, and others use the processor meanwhile; more only queue at the kernel's locks.
+const AT_ONCE_PER_CPU: usize = 4;
 
 /// What the runtime needs to know.
 #[derive(Debug, Clone)]
@@ -119,7 +119,7 @@ impl NetnsRuntime {
             missing: Vec::new(),
             socket,
             spawner: Mutex::new(child),
-            permits: Semaphore::new(AT_ONCE),
+            permits: Semaphore::new(at_once()),
             followers: TaskTracker::new(),
             steps: Mutex::default(),
         };
@@ -303,6 +303,10 @@ impl From<Failure> for RuntimeError {
         }
         host(&failure.doing, io::Error::other(failure.source))
     }
+}
+
+fn at_once() -> usize {
+    AT_ONCE_PER_CPU * std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 /// Our end, non-blocking, and the other's.
