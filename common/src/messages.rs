@@ -131,6 +131,8 @@ pub struct RunOptions {
     pub keep_containers: bool,
     /// How much of an instance's stdout and of its stderr is kept, in bytes.
     pub log_cap_bytes: u64,
+    /// Whether outcome events that an instance prints count like those it publishes.
+    pub outcome_from_stdout: bool,
 }
 
 /// How long the phases of a run may take.

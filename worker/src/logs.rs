@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::sync::{LifecycleEvent, lifecycle};
 use groundswell_common::bus::Bus;
 use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::messages::LogLines;
@@ -27,6 +28,8 @@ pub(crate) const DEFAULT_CAP: u64 = 64 << 20;
 const LAST_LINES: usize = 10;
 /// The longest line that is told live or remembered; files keep lines whole.
 const LONGEST_LINE: usize = 1024;
+/// The longest line that is read as an event.
+const LONGEST_EVENT: usize = 256 << 10;
 /// How many bytes of live lines a share sends in a second.
 const LIVE_BYTES_PER_SECOND: usize = 2 << 20;
 /// How many messages of live lines wait for the bus.
@@ -69,6 +72,8 @@ pub(crate) struct Stream {
     pub(crate) last: LastLines,
     /// Where its lines go live.
     pub(crate) live: mpsc::Sender<LogLines>,
+    /// Where outcome events go that it prints, when those count.
+    pub(crate) said: Option<mpsc::Sender<LifecycleEvent>>,
 }
 
 impl Stream {
@@ -81,7 +86,8 @@ impl Stream {
             Ok(pipe) => pipe,
             Err(err) => return Some(format!("{what} cannot be read: {err}")),
         };
-        let mut lines = Lines::default();
+        let longest = if self.said.is_some() { LONGEST_EVENT } else { LONGEST_LINE };
+        let mut lines = Lines { open: Vec::new(), longest };
         let mut buffer = vec![0_u8; 16 << 10];
         loop {
             let read = match pipe.read(&mut buffer).await {
@@ -94,17 +100,30 @@ impl Stream {
             };
             spool.write(&buffer[..read]).await;
             let whole = lines.feed(&buffer[..read]);
-            self.last_and_live(&whole).await;
+            self.hear(&whole).await;
+            self.last_and_live(whole).await;
         }
         let rest: Vec<String> = lines.finish().into_iter().collect();
-        self.last_and_live(&rest).await;
+        self.hear(&rest).await;
+        self.last_and_live(rest).await;
         spool.finish().await.map(|trouble| format!("{what} {trouble}"))
     }
 
+    async fn hear(&self, lines: &[String]) {
+        let Some(said) = &self.said else { return };
+        for event in lines.iter().filter_map(|line| lifecycle::printed(line)) {
+            // Who does not listen any more has decided how the instance ended.
+            let _ = said.send(event).await;
+        }
+    }
+
     /// Never waits: a full channel costs live lines and nothing else.
-    async fn last_and_live(&self, lines: &[String]) {
+    async fn last_and_live(&self, mut lines: Vec<String>) {
         if lines.is_empty() {
             return;
+        }
+        for line in &mut lines {
+            line.truncate(line.floor_char_boundary(LONGEST_LINE));
         }
         for line in lines.iter().rev().take(LAST_LINES).rev() {
             self.last.push(line);
@@ -114,7 +133,7 @@ impl Stream {
             group: self.group.clone(),
             in_group: self.in_group,
             stderr: self.stderr,
-            lines: lines.to_vec(),
+            lines,
         };
         if self.live.try_send(message).is_err() {
             trace!(instance = %self.instance, "live lines were dropped");
@@ -183,16 +202,16 @@ impl Spool {
 }
 
 /// Cuts a stream of bytes into lines; empty ones are nobody's news.
-#[derive(Default)]
 struct Lines {
     open: Vec<u8>,
+    longest: usize,
 }
 
 impl Lines {
     fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut whole = Vec::new();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let room = LONGEST_LINE.saturating_sub(self.open.len());
+            let room = self.longest.saturating_sub(self.open.len());
             let content = part.strip_suffix(b"\n");
             let text = content.unwrap_or(part);
             self.open.extend_from_slice(&text[..text.len().min(room)]);
@@ -255,6 +274,7 @@ mod tests {
             stderr: false,
             last: LastLines::default(),
             live,
+            said: None,
         };
         (stream, lines)
     }

@@ -25,9 +25,15 @@ pub(super) struct Options {
 }
 
 /// Reads a runner's configuration; keys are matched without regard to case.
-pub(super) fn read(config: &Map<String, Value>) -> Options {
+///
+/// `local:exec` listened to stdout in Testground, all other runners to the sync service.
+pub(super) fn read(runner: &str, config: &Map<String, Value>) -> Options {
     let mut options = Options {
-        run: RunOptions { log_cap_bytes: LOG_CAP, ..RunOptions::default() },
+        run: RunOptions {
+            log_cap_bytes: LOG_CAP,
+            outcome_from_stdout: runner == "local:exec",
+            ..RunOptions::default()
+        },
         outcome_grace: OUTCOME_GRACE,
         timeout: None,
         wrong: Vec::new(),
@@ -70,6 +76,13 @@ fn set(options: &mut Options, key: &str, value: &Value) -> Result<(), &'static s
         "run_timeout_min" => {
             let minutes = value.as_u64().ok_or("a whole number of minutes")?;
             options.timeout = Some(Duration::from_secs(minutes.saturating_mul(60)));
+        }
+        "outcome_from" => {
+            options.run.outcome_from_stdout = match value.as_str() {
+                Some("sync") => false,
+                Some("stdout") => true,
+                _ => return Err("`\"sync\"` or `\"stdout\"`"),
+            };
         }
         "enabled" => {}
         _ => options.ignored.push(key.to_owned()),

@@ -65,7 +65,7 @@ pub fn resolve(
     }
     check_params(&findings, composition, case, run, &groups);
     let run_config = merge::config(&[&global.run_config, &defaults]);
-    let options = options::read(&run_config);
+    let options = options::read(&runner.value, &run_config);
     report_options(&findings, composition, &runner, &options);
     let resolved = ResolvedRun {
         id: run_id.to_owned(),

@@ -356,7 +356,7 @@ pub(crate) enum Plan {
         /// Directory to make; its name is the plan's name
         dir: PathBuf,
         /// Language
-        #[arg(long, value_enum, default_value_t = Lang::Sh)]
+        #[arg(long, value_enum, default_value_t = Lang::Rust)]
         lang: Lang,
     },
     /// List plans and their cases

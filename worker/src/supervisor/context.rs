@@ -21,7 +21,7 @@ use crate::images::Images;
 use crate::parts::{Parts, ShareSync};
 use crate::report::Reports;
 use crate::runtime::{Instance, Runtime};
-use crate::sync::{SyncEvent, Waiting};
+use crate::sync::{LifecycleEvent, SyncEvent, Waiting};
 
 /// What all shares of a worker have in common.
 pub(crate) struct Host {
@@ -91,6 +91,8 @@ pub(crate) enum Note {
     LetGo { id: InstanceId, failed: Option<(String, bool)> },
     /// The barriers an instance waits in.
     Waiting { id: InstanceId, waiting: Vec<Waiting> },
+    /// An instance printed an event, in a run where that counts.
+    Printed { id: InstanceId, event: LifecycleEvent },
     /// An instance is over; `exit` is absent for one that never ran.
     Over { id: InstanceId, exit: Option<Exit>, last_lines: Vec<String> },
     /// A network configuration does not hold.

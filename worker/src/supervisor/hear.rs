@@ -56,6 +56,7 @@ impl Supervisor {
                     known.fold.on_waiting(waiting);
                 }
             }
+            Note::Printed { id, event } => self.on_said(id, &event),
             Note::Over { id, exit, last_lines } => self.on_over(id, exit, last_lines),
             Note::LinkFailed { id, reason, fault_of_plan } => {
                 self.on_link_failed(id, reason, fault_of_plan);

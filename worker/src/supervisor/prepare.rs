@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use groundswell_common::chain::Chain;
+use groundswell_common::ids::InstanceId;
 use groundswell_common::messages::InstancePlace;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,7 +26,7 @@ use crate::network::wire::WireSpec;
 use crate::network::{Attachment, NetworkError};
 use crate::parts::{MetricsSource, ShareSync};
 use crate::runtime::{Created, Instance, InstanceLabels, InstanceSpec, RuntimeError};
-use crate::sync::SyncSpec;
+use crate::sync::{LifecycleEvent, SyncSpec};
 
 /// Largest packet of the data interface.
 const MTU: u16 = 1500;
@@ -248,6 +249,8 @@ async fn connect(
     host.parts.metrics.serve(created.wired.influx, source, context.end.clone(), &context.servers);
     let last = LastLines::default();
     let mut pumps = JoinSet::new();
+    let mut said =
+        assignment.options.outcome_from_stdout.then(|| hear(&mut pumps, context, place.id));
     for (pipe, stderr) in [(created.stdout, false), (created.stderr, true)] {
         let stream = Stream {
             file: directory.join(if stderr { "stderr.log" } else { "stdout.log" }),
@@ -258,6 +261,7 @@ async fn connect(
             stderr,
             last: last.clone(),
             live: context.live.clone(),
+            said: if stderr { None } else { said.take() },
         };
         pumps.spawn(stream.pump(pipe));
     }
@@ -273,6 +277,23 @@ async fn connect(
         running: false,
         over: false,
     })
+}
+
+/// Passes on what an instance prints about itself. The task is one of those that are waited for at its end.
+fn hear(
+    pumps: &mut JoinSet<Option<String>>,
+    context: &Context,
+    id: InstanceId,
+) -> mpsc::Sender<LifecycleEvent> {
+    let (said, mut heard) = mpsc::channel(16);
+    let notes = context.notes.clone();
+    pumps.spawn(async move {
+        while let Some(event) = heard.recv().await {
+            let _ = notes.send(Note::Printed { id, event }).await;
+        }
+        None
+    });
+    said
 }
 
 fn spec(context: &Context, place: InstancePlace, directory: &Path) -> InstanceSpec {

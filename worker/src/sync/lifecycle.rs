@@ -30,6 +30,15 @@ pub(crate) fn parse(payload: &str) -> Option<LifecycleEvent> {
     }
 }
 
+/// Reads an event as the SDKs print it to stdout: a line of JSON with the event under `event`.
+pub(crate) fn printed(line: &str) -> Option<LifecycleEvent> {
+    if !line.starts_with('{') {
+        return None;
+    }
+    let line: Value = serde_json::from_str(line).ok()?;
+    parse(&line.get("event")?.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +67,17 @@ mod tests {
             parse(r#"{"failure_event":null}"#),
             Some(LifecycleEvent::Failure(String::new()))
         );
+    }
+
+    #[test]
+    fn a_printed_event_is_the_one_that_is_published_and_other_lines_are_none() {
+        let line = r#"{"ts":1,"msg":"","event":{"success_event":{"group":"all"}}}"#;
+        assert_eq!(printed(line), Some(LifecycleEvent::Success));
+        let line = r#"{"event":{"failure_event":{"group":"all","error":"no peers"}}}"#;
+        assert_eq!(printed(line), Some(LifecycleEvent::Failure("no peers".into())));
+        for line in ["success_event", r#"{"success_event":{}}"#, r#"{"event":"success_event"}"#] {
+            assert_eq!(printed(line), None, "{line}");
+        }
     }
 
     #[test]

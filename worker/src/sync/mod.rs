@@ -13,7 +13,7 @@
 
 mod gateway;
 mod kv;
-mod lifecycle;
+pub(crate) mod lifecycle;
 mod log;
 mod outbox;
 mod protocol;

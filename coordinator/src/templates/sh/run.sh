@@ -18,5 +18,5 @@ hello)
     ;;
 esac
 
-# An instance has succeeded when it says so. This line is what the SDKs print.
+# An instance has succeeded when it says so. This is the line that the SDKs print.
 printf '{"ts":%s000000000,"event":{"success_event":{"groups":"%s"}}}\n' "$(date +%s)" "$TEST_GROUP_ID"
