@@ -170,6 +170,8 @@ async fn launch(
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // Ctrl-C in a terminal goes to every process of the group, and runs are collected after it.
+        .process_group(0)
         .kill_on_drop(true);
     die_with_parent(&mut command);
     let mut child = command.spawn().map_err(spawn_error)?;

@@ -9,7 +9,7 @@
 //! runs/<run>/<attempt>/<worker>/index.json
 //! ```
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path as FsPath;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +73,22 @@ pub enum ObjectsError {
         /// What it has.
         found: String,
     },
+}
+
+impl ObjectsError {
+    /// Whether a disk of this host has no room left, so that trying again changes nothing.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(err) = cause {
+            let kind = err.downcast_ref::<io::Error>().map(io::Error::kind);
+            if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+                return true;
+            }
+            cause = err.source();
+        }
+        false
+    }
 }
 
 /// Where objects are kept.

@@ -13,5 +13,7 @@ mod leftovers;
 mod plans;
 #[path = "e2e/services.rs"]
 mod services;
+#[path = "e2e/stack.rs"]
+mod stack;
 #[path = "e2e/trouble.rs"]
 mod trouble;

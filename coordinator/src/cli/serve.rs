@@ -83,8 +83,9 @@ pub(crate) async fn up(session: &Session, args: &Up) -> Done {
         let objects = stack.objects.url();
         session.out.json(&serde_json::json!({ "v": 1, "nats": stack.url, "objects": objects }));
     }
+    let workers = if args.workers == 1 { "worker" } else { "workers" };
     session.out.note(format_args!(
-        "up: {} workers, outputs in {}. Submit from another terminal; Ctrl-C ends it",
+        "up: {} {workers}, outputs in {}. Submit from another terminal; Ctrl-C ends it",
         args.workers,
         place.join("store").display()
     ));

@@ -69,7 +69,10 @@ fn validated(inputs: &Inputs) -> String {
         1 => String::new(),
         several => format!("{several} runs · "),
     };
-    format!("validated {}: {runs}{groups} groups · {instances} instances", inputs.name)
+    let groups = if groups == 1 { "1 group".to_owned() } else { format!("{groups} groups") };
+    let instances =
+        if instances == 1 { "1 instance".to_owned() } else { format!("{instances} instances") };
+    format!("validated {}: {runs}{groups} · {instances}", inputs.name)
 }
 
 async fn find_place(session: &Session, args: &Submit) -> Result<Place, Trouble> {

@@ -22,6 +22,7 @@ pub(crate) fn summary(out: &Out, status: &RunStatus) -> Vec<String> {
         status
             .warnings
             .iter()
+            .filter(|warning| **warning != status.reason)
             .map(|warning| format!("  {}    {warning}", out.paint(Paint::Warning, "warning"))),
     );
     for (_, group, in_group, end) in status.failures.iter().take(FAILURES) {

@@ -1,7 +1,5 @@
 //! Every way an instance can end gets the right outcome and the right reason.
 
-use nix::sys::signal::Signal;
-
 use crate::harness::{Composition, Home};
 
 fn failed(case: &'static str) -> String {
@@ -68,8 +66,8 @@ fn a_stalled_run_ends_at_its_time_limit_and_says_who_was_missing() {
 fn ctrl_c_ends_a_run_and_keeps_what_is_there() {
     let home = Home::new();
     let running = home.submit_and_wait_for_running(&Composition::netns("placebo", "stall", 2));
-    running.signal(Signal::SIGINT);
+    running.ctrl_c();
     running.finish().ends_with(130);
     assert_eq!(home.status()["verdict"], "canceled");
-    says(&home.run(&["logs", "latest"]).ends_with(0).stdout, "claimed sequence numbers");
+    says(&home.run(&["logs", "latest"]).ends_with(0).stdout, "network-initialized");
 }

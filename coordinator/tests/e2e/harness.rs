@@ -1,10 +1,11 @@
 //! What the end-to-end tests share: a home of their own, compositions made on the fly, and a look at what is left.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -125,14 +126,18 @@ impl Home {
         Ran::of(&self.command(arguments).output().expect("the coordinator runs"))
     }
 
+    /// Writes a file in the home and returns its path.
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("it is in the home")).expect("made");
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    }
+
     /// Writes a composition and returns its path.
     pub(crate) fn composition(&self, composition: &Composition) -> String {
-        let path = self
-            .dir
-            .path()
-            .join(format!("{}-{}-{}.toml", composition.plan, composition.case, composition.count));
-        std::fs::write(&path, composition.text()).expect("written");
-        path.display().to_string()
+        let Composition { plan, case, count, .. } = composition;
+        self.write(&format!("{plan}-{case}-{count}.toml"), &composition.text())
     }
 
     pub(crate) fn submit(&self, composition: &Composition, flags: &[&str]) -> Ran {
@@ -156,6 +161,7 @@ impl Home {
         let child = self
             .command(&["submit", &file, "--progress", "plain"])
             .stderr(std::fs::File::create(&errors).expect("created"))
+            .process_group(0)
             .spawn()
             .expect("the coordinator runs");
         let running = Running { child, errors };
@@ -177,6 +183,11 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(pid(&self.child), signal).expect("it runs");
+    }
+
+    /// What a terminal does: the signal goes to the whole process group.
+    pub(crate) fn ctrl_c(&self) {
+        killpg(pid(&self.child), Signal::SIGINT).expect("it runs");
     }
 
     pub(crate) fn finish(mut self) -> Ran {

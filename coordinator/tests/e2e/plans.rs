@@ -1,6 +1,6 @@
 //! Plans on the published SDKs, unchanged, pass on both runtimes.
 
-use crate::harness::{Composition, Home};
+use crate::harness::{Composition, Home, repository};
 
 fn passes(composition: &Composition, flags: &[&str]) {
     let ran = Home::new().submit(composition, flags).ends_with(0);
@@ -66,4 +66,56 @@ fn a_shell_script_leaves_its_output() {
         .filter(|entry| entry.path().extension().is_some_and(|end| end == "tgz"))
         .count();
     assert_eq!(archives, 1);
+}
+
+#[test]
+fn two_languages_meet_in_one_run() {
+    let home = Home::new();
+    let from = repository().join("plans/example-mixed");
+    let text = std::fs::read_to_string(from.join("_compositions/meet.toml")).expect("there");
+    let text = text.replace("plan = \"..\"", &format!("plan = \"{}\"", from.display()));
+    let file = home.write("meet.toml", &quick(&text));
+    home.run(&["submit", &file]).ends_with(0).says("4 = 4 success");
+}
+
+#[test]
+fn a_dockerfile_runs_as_a_container() {
+    let home = Home::new();
+    let dockerfile = "FROM scratch\nARG PLAN_PATH\nCOPY ./plan/${PLAN_PATH}/busybox /bin/sh\n\
+                      COPY ./plan/run.sh /run.sh\nENTRYPOINT [\"/bin/sh\", \"/run.sh\"]\n";
+    let manifest = "name = \"stock\"\n[defaults]\nbuilder = \"docker:generic\"\nrunner = \"local:docker\"\n\
+                    [builders.\"docker:generic\"]\nenabled = true\n\
+                    [runners.\"local:docker\"]\nenabled = true\noutcome_from = \"stdout\"\n\
+                    [[testcases]]\nname = \"hello\"\ninstances = { min = 1, max = 9, default = 2 }\n";
+    let script = "echo hello from $TEST_GROUP_ID > $TEST_OUTPUTS_PATH/hello\n\
+                  echo '{\"event\":{\"success_event\":{}}}'\n";
+    for (name, text) in
+        [("Dockerfile", dockerfile), ("manifest.toml", manifest), ("run.sh", script)]
+    {
+        home.write(&format!("stock/{name}"), text);
+    }
+    std::fs::copy("/bin/busybox", home.dir.path().join("stock/busybox")).expect("busybox-static");
+    let arguments = ["submit", "--plan", "stock", "--case", "hello", "--instances", "2"];
+    home.run(&arguments).ends_with(0).says("2 = 2 success");
+    let hello = home.run(&["collect", "latest", "--file", "single/1/hello"]).ends_with(0).stdout;
+    assert_eq!(hello, "hello from single\n");
+}
+
+#[test]
+fn each_template_makes_a_plan_that_passes() {
+    let home = Home::new();
+    for language in ["rust", "js", "sh"] {
+        home.run(&["plan", "new", language, "--lang", language]).ends_with(0);
+        let file = home.dir.path().join(language).join("composition.toml");
+        let text = std::fs::read_to_string(&file).expect("made");
+        std::fs::write(&file, quick(&text)).expect("written");
+        let file = file.display().to_string();
+        home.run(&["submit", &file]).ends_with(0).says("2 = 2 success");
+    }
+}
+
+/// A composition whose Cargo builds do not take minutes.
+fn quick(text: &str) -> String {
+    let profile = "builder = \"exec:cargo\"\nbuild_config = { profile = \"dev\" }";
+    text.replace("builder = \"exec:cargo\"", profile)
 }

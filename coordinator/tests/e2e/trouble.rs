@@ -107,3 +107,58 @@ fn nats_server(dir: &std::path::Path) -> std::path::PathBuf {
     std::fs::copy(found, &copy).expect("copied");
     copy
 }
+
+/// A disk of its own as a home, unmounted at the end.
+struct SmallDisk(Home);
+
+impl SmallDisk {
+    fn new(size: &str) -> Self {
+        let home = Home::new();
+        let mount = home.dir.path().join("disk");
+        std::fs::create_dir(&mount).expect("made");
+        let size = format!("size={size}");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&mount).status();
+        assert!(mounted.expect("mount runs").success());
+        std::os::unix::fs::symlink(home.dir.path().join("cache"), mount.join("cache"))
+            .expect("linked");
+        let mount = mount.display().to_string();
+        Self(home.with("GROUNDSWELL_HOME", mount))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.0.dir.path().join("disk")).status();
+        assert!(std::thread::panicking() || unmounted.is_ok_and(|status| status.success()));
+    }
+}
+
+#[test]
+fn a_full_disk_ends_a_run_at_once_and_is_named() {
+    let disk = SmallDisk::new("400m");
+    let home = &disk.0;
+    let manifest = "name = \"fill\"\n[builders.\"exec:command\"]\nentrypoint = [\"sh\", \"run.sh\"]\n\
+                    [runners.\"netns\"]\noutcome_from = \"stdout\"\n\
+                    [[testcases]]\nname = \"fill\"\ninstances = { min = 1, max = 1 }\n\
+                    [testcases.params]\nbytes = { type = \"int\", default = 0 }\n";
+    // What the instance wrote does not fit a second time, as a pack, or a third time, into the store.
+    let script = "head -c ${TEST_INSTANCE_PARAMS#bytes=} /dev/urandom > $TEST_OUTPUTS_PATH/big\n\
+                  echo '{\"event\":{\"success_event\":{}}}'\n";
+    home.write("fill/manifest.toml", manifest);
+    home.write("fill/run.sh", script);
+    let plan = home.dir.path().join("fill").display().to_string();
+    for (bytes, step) in [("230000000", "failed to pack outputs"), ("150000000", "failed to store")]
+    {
+        let bytes = format!("bytes={bytes}");
+        let arguments = ["submit", "--plan", &plan, "--case", "fill", "--instances", "1"];
+        let how = ["--runner", "netns", "--builder", "exec:command", "--param", &bytes];
+        home.run(&[&arguments[..], &how[..]].concat())
+            .ends_with(20)
+            .says(step)
+            .says("No space left on device")
+            .says("1 = 1 success");
+    }
+    // Room came back with the end of each run.
+    home.submit(&Composition::netns("placebo", "ok", 2), &[]).ends_with(0);
+}

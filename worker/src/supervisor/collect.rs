@@ -94,7 +94,7 @@ enum Content<'a> {
     Bytes(Bytes),
 }
 
-/// Tries until it is stored or the time for collecting is over.
+/// Tries until it is stored, a disk is full, or the time for collecting is over.
 async fn store(
     context: &Context,
     key: &str,
@@ -109,7 +109,7 @@ async fn store(
         };
         let Err(err) = stored else { return Ok(()) };
         let text = Chain(&err).to_string();
-        if Instant::now() + pause > until {
+        if err.is_full() || Instant::now() + pause > until {
             return Err(text);
         }
         warn!(error = text, key, "outputs not stored, trying again");

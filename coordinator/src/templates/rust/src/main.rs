@@ -7,13 +7,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Waits until the network is there and every instance has come this far.
     let client = Client::new_and_init().await?;
     let params = client.run_parameters();
-    match params.test_case.as_str() {
+    let done = match params.test_case.as_str() {
         "hello" => hello(&client).await,
-        case => {
-            client.record_failure(format!("unknown case {case}")).await?;
-            Ok(())
-        }
+        case => Err(format!("there is no case {case}").into()),
+    };
+    // An instance that ends without saying how has failed.
+    match done {
+        Ok(()) => client.record_success().await?,
+        Err(err) => client.record_failure(err.to_string()).await?,
     }
+    Ok(())
 }
 
 async fn hello(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -23,6 +26,5 @@ async fn hello(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
 
     // Everyone says hello, and nobody leaves before all have.
     client.signal_and_wait("said-hello", params.test_instance_count).await?;
-    client.record_success().await?;
     Ok(())
 }
