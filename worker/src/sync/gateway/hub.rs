@@ -12,26 +12,28 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::net::TcpListener;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use groundswell_common::ids::InstanceId;
-use groundswell_common::link::NetworkConfig;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+mod inputs;
+mod news;
+mod requests;
+
 use super::connection::{Connection, Flushed, Received};
 use super::slots::{Slot, Slots};
 use super::{Input, Progress, Waker};
-use crate::sync::log::{Effect, Entry, Log};
-use crate::sync::outbox::{Caller, Outbox, Outgoing, Wish};
-use crate::sync::protocol::{self, Call};
+use crate::sync::log::{Effect, Log};
+use crate::sync::outbox::{Outbox, Outgoing};
+use crate::sync::protocol::{self};
 use crate::sync::websocket::CloseCode;
-use crate::sync::{SyncEvent, SyncSpec, Waiting, lifecycle};
+use crate::sync::{SyncEvent, SyncSpec};
 
 /// How much is read from a socket at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -265,86 +267,6 @@ impl Hub {
         self.slots.put_connection(token, connection);
     }
 
-    fn message(
-        &mut self,
-        token: u64,
-        connection: &mut Connection,
-        message: &[u8],
-    ) -> Result<(), CloseCode> {
-        let request = protocol::parse(message, &self.prefix).map_err(|_| CloseCode::InvalidData)?;
-        let id = &*request.id;
-        if let Some(reason) = &self.broken {
-            connection.send(&mut self.scratch, |out| protocol::failed(out, id, reason));
-            return Ok(());
-        }
-        let instance = connection.instance;
-        match request.call {
-            Call::Signal { state } => {
-                connection.open_calls += 1;
-                let caller = Caller { connection: token, id: id.into() };
-                self.outbox.push(instance, &state, Wish::Signal, Some(caller));
-            }
-            Call::Publish { topic, payload } => {
-                connection.open_calls += 1;
-                let caller = Caller { connection: token, id: id.into() };
-                let wish = Wish::Publish(payload.to_owned());
-                self.outbox.push(instance, &topic, wish, Some(caller));
-            }
-            Call::Barrier { state, target } => {
-                let wait = self.next_wait;
-                self.next_wait += 1;
-                if self.log.wait(&state, target, wait) {
-                    connection.waits.push(wait);
-                    let state = state.as_ref().into();
-                    self.waits
-                        .insert(wait, Wait { connection: token, id: id.into(), state, target });
-                } else {
-                    connection.send(&mut self.scratch, |out| protocol::passed(out, id));
-                }
-            }
-            Call::Subscribe { topic } => {
-                let topic = self.log.topic_index(&topic);
-                let number = connection.subscribe(id, topic);
-                if self.subscribers.len() <= topic {
-                    self.subscribers.resize_with(topic + 1, Vec::new);
-                }
-                self.subscribers[topic].push((token, number));
-            }
-            Call::Cancel => self.cancel(token, connection, id),
-            Call::Refused(why) => {
-                connection.send(&mut self.scratch, |out| protocol::failed(out, id, &why));
-            }
-        }
-        Ok(())
-    }
-
-    fn cancel(&mut self, token: u64, connection: &mut Connection, id: &str) {
-        for (topic, number) in connection.unsubscribe(id) {
-            self.subscribers[topic].retain(|one| *one != (token, number));
-        }
-        connection.waits.retain(|wait| {
-            let keep = self.waits.get(wait).is_some_and(|known| *known.id != *id);
-            if !keep {
-                self.waits.remove(wait);
-            }
-            keep
-        });
-    }
-
-    /// Forgets a connection whose socket has ended. What it had asked to append is still appended.
-    fn end(&mut self, token: u64, connection: &Connection) {
-        for wait in &connection.waits {
-            self.waits.remove(wait);
-        }
-        for (topic, number) in connection.subscribed() {
-            self.subscribers[topic].retain(|one| *one != (token, number));
-        }
-        if let Some(served) = self.instances.get_mut(&connection.instance) {
-            served.connections.retain(|one| *one != token);
-        }
-        self.slots.remove(token);
-    }
-
     fn mark(&mut self, token: u64) {
         if let Some(Slot::Connection(connection)) = self.slots.get_mut(token)
             && !std::mem::replace(&mut connection.dirty, true)
@@ -357,241 +279,6 @@ impl Hub {
         if !std::mem::replace(&mut connection.dirty, true) {
             self.dirty.push(token);
         }
-    }
-
-    fn take_inputs(&mut self) {
-        loop {
-            match self.ends.inbox.try_recv() {
-                Ok(input) => self.input(input),
-                Err(mpsc::error::TryRecvError::Empty) => return,
-                Err(mpsc::error::TryRecvError::Disconnected) => {
-                    self.closing = true;
-                    return;
-                }
-            }
-        }
-    }
-
-    fn input(&mut self, input: Input) {
-        match input {
-            Input::Entries(entries) => self.apply(&entries),
-            Input::CaughtUp => self.caught_up = true,
-            Input::Broken { reason, fault_of_plan } => self.freeze(reason, fault_of_plan),
-            Input::Serve { instance, hostname, listener } => {
-                self.serve(instance, &hostname, listener);
-            }
-            Input::NetworkReady(instances) => {
-                for instance in instances {
-                    self.wish(instance, "states:network-initialized", Wish::Ready);
-                }
-            }
-            Input::Configured { instance, state } => self.configured(instance, &state),
-            Input::Gone(gone) => {
-                for (instance, reason) in gone {
-                    self.wish(instance, "", Wish::Gone(reason));
-                }
-            }
-            Input::CloseInstance(instance) => self.close_instance(instance),
-            Input::Waiting { instance, reply } => {
-                let _ = reply.send(self.waiting(instance));
-            }
-            Input::Count { state, reply } => {
-                let _ = reply.send(self.log.count(&format!("states:{state}")));
-            }
-            Input::Close => self.closing = true,
-        }
-    }
-
-    fn wish(&mut self, instance: InstanceId, key: &str, wish: Wish) {
-        if self.broken.is_none() {
-            self.outbox.push(instance, key, wish, None);
-        }
-    }
-
-    fn serve(&mut self, instance: InstanceId, hostname: &str, listener: OwnedFd) {
-        let listener = TcpListener::from(listener);
-        let token = self.slots.insert(Slot::Listener(listener, instance));
-        let Some(Slot::Listener(listener, _)) = self.slots.get_mut(token) else { return };
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
-        if let Err(err) = self.epoll.add(listener.as_fd(), event) {
-            self.slots.remove(token);
-            let what = format!("instance {instance} cannot reach its sync gateway: {err}");
-            self.backlog.push_back(SyncEvent::Warning(what));
-            return;
-        }
-        let served = Served { listener: token, connections: Vec::new(), configured: 0 };
-        if let Some(old) = self.instances.insert(instance, served) {
-            self.slots.remove(old.listener);
-        }
-        let topic = self.log.topic_index(&format!("topics:network:{hostname}"));
-        self.network_topics.insert(topic, instance);
-        // A worker that was restarted hears again what its instances said before.
-        for at in 0..self.log.topic(self.run_events).len() {
-            self.said(at, Some(instance));
-        }
-        for at in 0..self.log.topic(topic).len() {
-            self.network(topic, at);
-        }
-    }
-
-    fn configured(&mut self, instance: InstanceId, state: &str) {
-        if state.is_empty() {
-            return;
-        }
-        let Some(served) = self.instances.get_mut(&instance) else { return };
-        served.configured += 1;
-        let which = served.configured;
-        self.wish(instance, &format!("states:{state}"), Wish::Configured(which));
-    }
-
-    fn close_instance(&mut self, instance: InstanceId) {
-        let Some(served) = self.instances.remove(&instance) else { return };
-        self.network_topics.retain(|_, whose| *whose != instance);
-        self.slots.remove(served.listener);
-        for token in served.connections {
-            if let Some(Slot::Connection(connection)) = self.slots.get_mut(token) {
-                connection.close(CloseCode::GoingAway);
-            }
-            self.mark(token);
-        }
-    }
-
-    fn waiting(&self, instance: InstanceId) -> Vec<Waiting> {
-        let Some(served) = self.instances.get(&instance) else { return Vec::new() };
-        let connections =
-            served.connections.iter().filter_map(|token| self.slots.connection(*token));
-        let waits = connections.flat_map(|connection| &connection.waits);
-        waits
-            .filter_map(|wait| self.waits.get(wait))
-            .map(|wait| {
-                let total = self.spec.total_instances;
-                let (missing, missing_total) = self.log.missing(&wait.state, total);
-                Waiting {
-                    state: wait.state.strip_prefix("states:").unwrap_or(&wait.state).to_owned(),
-                    count: self.log.count(&wait.state),
-                    target: wait.target,
-                    missing,
-                    missing_total,
-                }
-            })
-            .collect()
-    }
-
-    fn apply(&mut self, entries: &[Entry]) {
-        if self.broken.is_some() {
-            return;
-        }
-        let mut effects = std::mem::take(&mut self.effects);
-        for entry in entries {
-            let applied = self.log.apply(entry.seq, &entry.key, &entry.value, &mut effects);
-            for effect in effects.drain(..) {
-                self.effect(effect);
-            }
-            if let Err(err) = applied {
-                self.freeze(err.to_string(), false);
-                break;
-            }
-        }
-        self.effects = effects;
-        for topic in std::mem::take(&mut self.grown) {
-            self.spread(topic);
-        }
-    }
-
-    fn effect(&mut self, effect: Effect) {
-        match effect {
-            Effect::Signalled { ordinal } => {
-                self.answer(|out, id| protocol::signalled(out, id, ordinal));
-            }
-            Effect::Published { topic, position } => {
-                self.answer(|out, id| protocol::published(out, id, position));
-                self.check_size(topic, position);
-            }
-            Effect::Settled => drop(self.outbox.answered()),
-            Effect::OwnBatch { no } => {
-                self.outbox.landed(no);
-                self.unread.append(&mut self.paused);
-            }
-            Effect::Passed { waiter } => self.pass(waiter),
-            Effect::Appended { topic, position } => self.appended(topic, position),
-            Effect::Started => self.backlog.push_back(SyncEvent::Started),
-        }
-    }
-
-    fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>, &str)) {
-        let Some(caller) = self.outbox.answered() else { return };
-        let Some(Slot::Connection(connection)) = self.slots.get_mut(caller.connection) else {
-            return;
-        };
-        connection.open_calls -= 1;
-        connection.send(&mut self.scratch, |out| write(out, &caller.id));
-        self.mark(caller.connection);
-    }
-
-    fn pass(&mut self, waiter: u64) {
-        let Some(wait) = self.waits.remove(&waiter) else { return };
-        let Some(Slot::Connection(connection)) = self.slots.get_mut(wait.connection) else {
-            return;
-        };
-        connection.waits.retain(|one| *one != waiter);
-        connection.send(&mut self.scratch, |out| protocol::passed(out, &wait.id));
-        self.mark(wait.connection);
-    }
-
-    fn appended(&mut self, topic: usize, position: u64) {
-        let at = usize::try_from(position - 1).expect("a topic fits into memory");
-        if self.grown.last() != Some(&topic) {
-            self.grown.push(topic);
-        }
-        if topic == self.run_events {
-            self.said(at, None);
-        } else {
-            self.network(topic, at);
-        }
-    }
-
-    /// Tells what the publisher of a lifecycle event said, if it is `only` or anyone here.
-    fn said(&mut self, at: usize, only: Option<InstanceId>) {
-        let topic = self.log.topic(self.run_events);
-        let instance = topic.publisher(at);
-        if only.is_some_and(|only| only != instance) || !self.instances.contains_key(&instance) {
-            return;
-        }
-        if let Some(event) = lifecycle::parse(&topic.payload(at)) {
-            self.backlog.push_back(SyncEvent::Said { instance, event });
-        }
-    }
-
-    fn network(&mut self, topic: usize, at: usize) {
-        let Some(instance) = self.network_topics.get(&topic) else { return };
-        let payload = self.log.topic(topic).payload(at);
-        let config = NetworkConfig::from_testground(payload.as_bytes());
-        self.backlog.push_back(SyncEvent::Network { instance: *instance, config });
-    }
-
-    fn check_size(&mut self, topic: usize, position: u64) {
-        let at = usize::try_from(position - 1).expect("a topic fits into memory");
-        let size = self.log.topic(topic).item(at).len();
-        if size > GO_LIMIT_BYTES && !self.warned.contains(&topic) {
-            self.warned.push(topic);
-            let what = format!(
-                "a message of {size} bytes was published: the Go SDK ends connections that receive more than {GO_LIMIT_BYTES}"
-            );
-            self.backlog.push_back(SyncEvent::Warning(what));
-        }
-    }
-
-    /// Makes all subscribers of a topic that has grown send what is new.
-    fn spread(&mut self, topic: usize) {
-        let Some(subscribers) = self.subscribers.get_mut(topic) else { return };
-        let subscribers = std::mem::take(subscribers);
-        for (token, number) in &subscribers {
-            if let Some(Slot::Connection(connection)) = self.slots.get_mut(*token) {
-                connection.fall_behind(*number);
-            }
-            self.mark(*token);
-        }
-        self.subscribers[topic] = subscribers;
     }
 
     fn append(&mut self) {
