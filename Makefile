@@ -22,7 +22,7 @@ test: ## Install what the tests need and run all of them
 check: ## Formatting, lints, documentation, dependencies
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -j $(JOBS) -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items -j $(JOBS)
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items -j $(JOBS)
 	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
 	else echo "check: cargo-deny is not installed, dependencies not checked (cargo install cargo-deny)"; fi
 

@@ -202,7 +202,7 @@ pub(crate) struct Submit {
     /// Build again even when the image is in the cache
     #[arg(long)]
     pub(crate) no_cache: bool,
-    /// Fetch the outputs at the end, into <run>.tgz or as -o says
+    /// Fetch the outputs at the end, into RUN.tgz or as -o says
     #[arg(long)]
     pub(crate) collect: bool,
     /// With --collect: name of the archive, without .tgz
@@ -295,7 +295,7 @@ pub(crate) struct Logs {
 pub(crate) struct Collect {
     /// Any unique prefix of a run's id or name, or `latest`
     pub(crate) run: String,
-    /// The archive, or - for stdout [default: <run>.tgz]
+    /// The archive, or - for stdout [default: RUN.tgz]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Print one file to stdout: group/number/path

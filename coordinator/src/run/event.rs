@@ -122,7 +122,7 @@ pub enum Event {
         /// What.
         reason: String,
     },
-    /// [`Run::deadline`] has passed.
+    /// [`super::Run::deadline`] has passed.
     DeadlinePassed,
     /// Record and events are stored.
     Recorded,
@@ -144,7 +144,7 @@ pub enum Command {
     Place,
     /// Make the sync log.
     CreateLog,
-    /// Give each worker of the run its share with [`Run::want`]; without a wish, take it away.
+    /// Give each worker of the run its share with [`super::Run::want`]; without a wish, take it away.
     Assign,
     /// Append the start record.
     AppendStart,
@@ -152,7 +152,7 @@ pub enum Command {
     Remember,
     /// Store the record as it is.
     WriteRecord,
-    /// Store events and record with [`Run::concluded`], and tell how that went.
+    /// Store events and record with [`super::Run::concluded`], and tell how that went.
     Conclude,
     /// Remove the sync log.
     DeleteLog,
