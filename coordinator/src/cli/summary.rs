@@ -25,10 +25,13 @@ pub(crate) fn summary(out: &Out, status: &RunStatus) -> Vec<String> {
             .filter(|warning| **warning != status.reason)
             .map(|warning| format!("  {}    {warning}", out.paint(Paint::Warning, "warning"))),
     );
-    for (_, group, in_group, end) in status.failures.iter().take(FAILURES) {
-        lines.extend(failure(out, group, *in_group, end));
+    let kinds = kinds_of_failure(status);
+    for (group, in_group, end, alike) in &kinds {
+        lines.extend(failure(out, group, *in_group, end, *alike));
     }
-    let unseen = not_shown(status);
+    let shown: u32 = kinds.iter().map(|(.., alike)| 1 + alike).sum();
+    let counts = totals(status);
+    let unseen = (counts.ended() - counts.success).saturating_sub(shown);
     if unseen > 0 {
         lines.push(format!("  … and {unseen} more that did not succeed"));
     }
@@ -76,7 +79,20 @@ pub(crate) fn accounting(out: &Out, counts: &GroupCounts) -> String {
     format!("{} = {sum}   {check}", counts.want)
 }
 
-fn failure(out: &Out, group: &str, in_group: u32, end: &InstanceEnd) -> Vec<String> {
+/// The first failures that differ, each with how many more are like it.
+fn kinds_of_failure(status: &RunStatus) -> Vec<(&str, u32, &InstanceEnd, u32)> {
+    let mut kinds: Vec<(&str, u32, &InstanceEnd, u32)> = Vec::new();
+    for (_, group, in_group, end) in &status.failures {
+        if let Some((.., alike)) = kinds.iter_mut().find(|(_, _, known, _)| *known == end) {
+            *alike += 1;
+        } else if kinds.len() < FAILURES {
+            kinds.push((group, *in_group, end, 0));
+        }
+    }
+    kinds
+}
+
+fn failure(out: &Out, group: &str, in_group: u32, end: &InstanceEnd, alike: u32) -> Vec<String> {
     let exit = end.exit.as_ref().map(ToString::to_string).unwrap_or_default();
     let mut said = vec![end.outcome.as_str().replace('_', " ")];
     if !exit.is_empty() && !end.reason.contains(&exit) {
@@ -85,8 +101,9 @@ fn failure(out: &Out, group: &str, in_group: u32, end: &InstanceEnd) -> Vec<Stri
     if !end.reason.is_empty() {
         said.push(end.reason.clone());
     }
-    let mut lines =
-        vec![format!("  {} {group}[{in_group}]  {}", out.paint(Paint::Bad, "✘"), said.join(" · "))];
+    let more = if alike == 0 { String::new() } else { format!(" and {alike} more") };
+    let (cross, said) = (out.paint(Paint::Bad, "✘"), said.join(" · "));
+    let mut lines = vec![format!("  {cross} {group}[{in_group}]{more}  {said}")];
     let skip = end.last_lines.len().saturating_sub(LINES);
     lines.extend(
         end.last_lines[skip..]
@@ -94,12 +111,6 @@ fn failure(out: &Out, group: &str, in_group: u32, end: &InstanceEnd) -> Vec<Stri
             .map(|line| format!("      {} {line}", out.paint(Paint::Dim, "|"))),
     );
     lines
-}
-
-fn not_shown(status: &RunStatus) -> u32 {
-    let counts = totals(status);
-    let shown = u32::try_from(status.failures.len().min(FAILURES)).unwrap_or(u32::MAX);
-    (counts.ended() - counts.success).saturating_sub(shown)
 }
 
 /// The commands that make sense from here.

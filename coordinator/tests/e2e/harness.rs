@@ -157,20 +157,26 @@ impl Home {
     /// Starts a submit and waits until the run's instances run.
     pub(crate) fn submit_and_wait_for_running(&self, composition: &Composition) -> Running {
         let file = self.composition(composition);
-        let errors = self.dir.path().join("stderr");
+        let running = self.start(&["submit", &file, "--progress", "plain"]);
+        running.until("phase=running");
+        running
+    }
+
+    /// Starts a command in a process group of its own, as a shell does.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+        let number = std::fs::read_dir(self.dir.path()).expect("there").count();
+        let errors = self.dir.path().join(format!("stderr-{number}"));
         let child = self
-            .command(&["submit", &file, "--progress", "plain"])
+            .command(arguments)
             .stderr(std::fs::File::create(&errors).expect("created"))
             .process_group(0)
             .spawn()
             .expect("the coordinator runs");
-        let running = Running { child, errors };
-        wait_until("instances run", LIMIT, || running.stderr().contains("phase=running"));
-        running
+        Running { child, errors }
     }
 }
 
-/// A submit that is going on.
+/// A command that is going on.
 pub(crate) struct Running {
     pub(crate) child: Child,
     errors: PathBuf,
@@ -179,6 +185,12 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn stderr(&self) -> String {
         std::fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    /// Waits until it has said something.
+    #[track_caller]
+    pub(crate) fn until(&self, text: &str) {
+        wait_until(&format!("it says {text}"), LIMIT, || self.stderr().contains(text));
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

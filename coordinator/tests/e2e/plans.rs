@@ -40,6 +40,14 @@ fn ping_pong_measures_the_latency_it_asked_for() {
 }
 
 #[test]
+fn regions_that_are_split_do_not_reach_each_other() {
+    for case in ["accept", "reject", "drop"] {
+        passes(&Composition::netns("splitbrain", case, 6), &[]);
+        passes(&Composition::docker("splitbrain", case, 6), &[]);
+    }
+}
+
+#[test]
 fn the_javascript_sdk_runs_unchanged() {
     passes(&Composition::netns("example-js", "output", 1), &[]);
     passes(&Composition::netns("example-js", "sync", 5), &[]);
