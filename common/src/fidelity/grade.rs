@@ -227,7 +227,9 @@ pub fn unmet(fidelity: Option<&Fidelity>, required: Grade) -> Option<String> {
     };
     if !fidelity.unmeasured.is_empty() {
         let workers = names(&fidelity.unmeasured);
-        return Some(format!("the network was to be {required}, and it was not measured on {workers}"));
+        return Some(format!(
+            "the network was to be {required}, and it was not measured on {workers}"
+        ));
     }
     (fidelity.grade > required).then(|| {
         let (grade, why) = (fidelity.grade, fidelity.reasons.join("; "));

@@ -197,8 +197,7 @@ mod tests {
         let lanes = prop::collection::vec((0..5_u64, 0..20_u64), 0..6);
         let stalls = prop::collection::vec(1..100_u64, 0..30);
         (lanes, stalls, any::<Option<u16>>()).prop_map(|(lanes, stalls, drops)| {
-            let mut report =
-                NetworkReport { interface_drops: Some(0), ..NetworkReport::default() };
+            let mut report = NetworkReport { interface_drops: Some(0), ..NetworkReport::default() };
             for (latency_ms, packets) in lanes {
                 report.merge_lane(lane(latency_ms, packets));
                 *report.fates.entry("delivered".to_owned()).or_default() += packets;
