@@ -217,6 +217,22 @@ async fn done(answers: Answers) -> Result<(), NetworkError> {
     Ok(())
 }
 
+/// What the interfaces themselves have dropped; absent when this host does not tell.
+async fn interface_drops(ports: Vec<Arc<Port>>) -> Option<u64> {
+    let read = move || device::dropped(ports.iter().map(|port| &port.device));
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(drops)) => Some(drops),
+        Ok(Err(err)) => {
+            debug!(error = %err, "drops of the interfaces not read");
+            None
+        }
+        Err(err) => {
+            debug!(error = %err, "drops of the interfaces not read");
+            None
+        }
+    }
+}
+
 fn refused(why: super::addresses::AddressRefused) -> NetworkError {
     NetworkError::Refused(why.to_string())
 }
@@ -308,22 +324,12 @@ impl Network for Switch {
         };
         done(answers).await.ok()?;
         let mut report = std::mem::take(&mut *into.lock().unwrap_or_else(PoisonError::into_inner));
-        for (fate, count) in
-            ports.iter().flat_map(|port| port.counters.read().named().collect::<Vec<_>>())
-        {
-            *report.fates.entry(fate.to_owned()).or_default() += count;
-        }
-        let reading = tokio::task::spawn_blocking(move || {
-            device::dropped(ports.iter().map(|port| &port.device))
-        });
-        report.interface_drops = match reading.await {
-            Ok(Ok(drops)) => Some(drops),
-            Ok(Err(err)) => {
-                debug!(run = %run, error = %err, "drops of the interfaces not read");
-                None
+        for port in &ports {
+            for (fate, count) in port.counters.read().named() {
+                *report.fates.entry(fate.to_owned()).or_default() += count;
             }
-            Err(_) => None,
-        };
+        }
+        report.interface_drops = interface_drops(ports).await;
         Some(report)
     }
 
