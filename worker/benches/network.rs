@@ -26,6 +26,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::time::Instant;
 
 #[path = "../tests/host/mod.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
 mod host;
 
 const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(16, 0, 0, 2), Ipv4Addr::new(16, 0, 0, 3)];

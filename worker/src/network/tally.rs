@@ -193,7 +193,6 @@ impl Tallies {
     }
 
     /// Notes a stall for every run that has sent something.
-    #[expect(clippy::disallowed_methods, reason = "each is told the same, in whatever order")]
     fn stalled(&mut self, at: Duration, length: Duration) {
         let begun = |tally: &&mut Tally| !tally.lanes.is_empty();
         for tally in self.runs.values_mut().filter(begun) {
