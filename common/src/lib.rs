@@ -9,6 +9,7 @@ pub mod composition;
 pub mod diagnostic;
 mod document;
 pub mod duration;
+pub mod fidelity;
 pub mod ids;
 pub mod instance_env;
 pub mod link;

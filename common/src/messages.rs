@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::fidelity::NetworkReport;
 use crate::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use crate::outcome::InstanceEnd;
 use crate::timing::Lease;
@@ -411,6 +412,12 @@ pub enum ShareEvent {
     Warning {
         /// What.
         text: String,
+    },
+    /// What the data network did to the share's packets. Told once, before [`Self::Collected`] or
+    /// [`Self::CollectFailed`].
+    Network {
+        /// What was measured.
+        report: NetworkReport,
     },
     /// All outputs and logs of the share are stored.
     Collected {

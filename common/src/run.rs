@@ -6,6 +6,7 @@ use std::fmt;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::fidelity::{Fidelity, NetworkReport};
 use crate::ids::{Attempt, InstanceId, RunId, WorkerId};
 use crate::messages::{GroupSpec, InstanceRange, Limits, RunOptions, RuntimeKind};
 use crate::outcome::{InstanceEnd, Outcome};
@@ -199,6 +200,9 @@ pub struct RunStatus {
     /// The first failures, for the summary: instance, group, number in group, end.
     #[serde(default)]
     pub failures: Vec<(InstanceId, String, u32, InstanceEnd)>,
+    /// How true the data network was to its configuration, once its workers have measured that.
+    #[serde(default)]
+    pub network: Option<Fidelity>,
 }
 
 /// Where the software under test and the composition come from.
@@ -252,6 +256,9 @@ pub struct RunRecord {
     pub ends: Vec<(InstanceId, InstanceEnd)>,
     /// Indexes of the stored outputs, one per worker.
     pub indexes: Vec<String>,
+    /// What each worker has measured of the data network.
+    #[serde(default)]
+    pub network: Vec<(WorkerId, NetworkReport)>,
 }
 
 /// One line of a run's event log.

@@ -7,10 +7,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
 use groundswell_common::api::RefusalKind;
-use groundswell_common::ids::InstanceId;
+use groundswell_common::fidelity::{Histogram, LaneReport, NetworkReport, judge};
+use groundswell_common::ids::{InstanceId, WorkerId};
 use groundswell_common::messages::{Limits, LogLines};
 use groundswell_common::outcome::{Exit, InstanceEnd, Outcome};
-use groundswell_common::run::Verdict;
+use groundswell_common::run::{RunStatus, Verdict};
 use groundswell_common::subjects;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -368,6 +369,49 @@ async fn several_runs_go_on_after_a_failure_and_stop_at_an_error() {
     second,,canceled,3 instances do not fit in 2 free slots
     third,,canceled,not started: an earlier run ended with an error
     ");
+}
+
+#[tokio::test]
+async fn a_network_that_was_not_true_enough_ends_with_11_and_a_failure_keeps_its_code() {
+    for (required, verdict, late_us, code) in [
+        ("exact", Verdict::Passed, Some(20), 0),
+        ("exact", Verdict::Passed, Some(900), 11),
+        ("good", Verdict::Passed, Some(900), 0),
+        ("good", Verdict::Passed, None, 11),
+        ("good", Verdict::Failed, None, 10),
+    ] {
+        let mut fake = Fake::start(Vec::new()).await;
+        let arguments = ["submit", "one.toml", "--require-fidelity", required];
+        let child = fake.coordinator(&arguments).spawn().unwrap();
+        fake.asked_to_submit().await;
+        fake.tell(Over { verdict, late_us }.status()).await;
+        let ran = finish(child).await;
+        assert_eq!(ran.code, code, "{required} {verdict} {late_us:?}: {}", ran.stderr);
+        let says = |text: &str| ran.stderr.contains(text);
+        assert_eq!(says("error: the network was to be "), code == 11, "{}", ran.stderr);
+        assert_eq!(says("was not measured"), code == 11 && late_us.is_none(), "{}", ran.stderr);
+        assert_eq!(says("  network    "), late_us.is_some(), "{}", ran.stderr);
+    }
+}
+
+/// A run that is over, whose packets were all this late; absent is a worker that did not measure.
+struct Over {
+    verdict: Verdict,
+    late_us: Option<u64>,
+}
+
+impl Over {
+    fn status(&self) -> RunStatus {
+        let report = self.late_us.map(|late_us| {
+            let mut late = Histogram::default();
+            (0..100).for_each(|_| late.record(late_us * 1_000));
+            let lane = LaneReport { packets: 100, late, ..LaneReport::default() };
+            NetworkReport { lanes: vec![lane], ..NetworkReport::default() }
+        });
+        let mut status = over(0, self.verdict);
+        status.network = judge(&[(WorkerId::from_lossy("w-01"), report.as_ref())]);
+        status
+    }
 }
 
 #[tokio::test]

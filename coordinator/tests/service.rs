@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fakes::{Behavior, FakeWorker, Stack, request};
 use groundswell_common::api::{CancelRequest, RefusalKind, RunRequest, RunsRequest, WorkerStatus};
+use groundswell_common::fidelity::Grade;
 use groundswell_common::outcome::Outcome;
 use groundswell_common::run::{RunEvent, RunPhase, RunRecord, RunStatus, Verdict};
 use groundswell_coordinator::ledger::LedgerError;
@@ -28,6 +29,11 @@ async fn a_run_passes_and_its_record_tells_everything() {
     assert_eq!(record.status.phase, RunPhase::Finished);
     assert_eq!(record.ends.len(), 5);
     assert_eq!(record.indexes.len(), 2);
+    // Every report comes twice here and counts once.
+    let network = status.network.expect("both workers have measured");
+    assert_eq!((network.packets, network.grade), (20, Grade::Exact), "{network:?}");
+    assert_eq!(record.status.network, Some(network));
+    assert_eq!(record.network.len(), 2);
     assert_eq!(record.subnet.to_string(), "16.0.0.0/16");
     assert_eq!(record.groups[0].image, fakes::image());
     let sizes: Vec<u32> =
@@ -40,7 +46,7 @@ async fn a_run_passes_and_its_record_tells_everything() {
         .lines()
         .map(|line| serde_json::from_str::<RunEvent>(line).expect("an event").kind)
         .collect();
-    for kind in ["phase", "build", "from_worker", "verdict"] {
+    for kind in ["phase", "build", "from_worker", "network", "verdict"] {
         assert!(kinds.iter().any(|found| found == kind), "{kind} in {kinds:?}");
     }
     let composition = stack.object(&format!("runs/{}/composition.toml", accepted.run)).await;

@@ -19,6 +19,11 @@ echo
 cargo bench -q -p groundswell-worker --bench start
 echo
 
+echo "## Network"
+echo
+cargo bench -q -p groundswell-worker --bench network
+echo
+
 echo "## Loop: \`coordinator submit\` of two instances, built before, from command to exit"
 echo
 cargo build -q --release -p groundswell-coordinator

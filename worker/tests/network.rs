@@ -7,7 +7,8 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use groundswell_common::ids::{InstanceId, RunId};
+use groundswell_common::fidelity::judge;
+use groundswell_common::ids::{InstanceId, RunId, WorkerId};
 use groundswell_common::link::{Filter, LinkRule, LinkShape, NetworkConfig, RoutingPolicy};
 use groundswell_worker::network::counters::{Counts, Fate};
 use groundswell_worker::network::switch::Switch;
@@ -391,4 +392,79 @@ async fn a_run_closes_quickly_and_an_instance_that_is_gone_disturbs_nobody() {
     let took = start.elapsed();
     // Closed one by one without TUNSETPERSIST they take 31 ms each.
     assert!(took < Duration::from_millis(600), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_link_did_is_measured() {
+    let net = Net::new(2, 1).await;
+    let (one, two) = (net.udp(0), net.udp(1));
+    assert!(net.switch.report(&net.run).await.expect("open").lanes.is_empty());
+    let delayed = LinkShape { latency: MS * 20, ..LinkShape::default() };
+    net.configure(0, &config(delayed)).await;
+    for _ in 0..100 {
+        one.send_to(b"hello", (at(3), PORT)).expect("sent");
+    }
+    net.reaches(Fate::Delivered, 100).await;
+    send(&two, at(2), &one, b"undelayed");
+
+    let report = net.switch.report(&net.run).await.expect("open");
+    let lane = |shape| report.lanes.iter().find(|lane| lane.shape == Some(shape)).expect("used");
+    let counted = lane(delayed);
+    // 20 bytes of IP header, 8 of UDP.
+    assert_eq!((counted.packets, counted.bytes, counted.late.count()), (100, 3_300, 100));
+    assert!(counted.late.max() > 0);
+    assert_eq!(lane(LinkShape::default()).packets, 1);
+    assert_eq!(report.fates.get("delivered"), Some(&101));
+    assert_eq!(report.interface_drops, Some(0));
+    net.switch.close(&net.run).await;
+    assert_eq!(net.switch.report(&net.run).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_chance_and_rate_did_is_compared_with_what_was_configured() {
+    let net = Net::new(2, 1).await;
+    let shape = LinkShape { loss_pct: 10.0, bandwidth_bps: 8_000_000, ..LinkShape::default() };
+    net.shape(shape).await;
+    let one = net.udp(0);
+    for _ in 0..400 {
+        one.send_to(&[0; 972], (at(3), PORT)).expect("sent");
+    }
+    let decided = async {
+        let mut look = tokio::time::interval(MS);
+        while [Fate::Delivered, Fate::Lost, Fate::Overrun]
+            .map(|fate| net.counts().of(fate))
+            .iter()
+            .sum::<u64>()
+            < 400
+        {
+            look.tick().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, decided).await.expect("in time");
+
+    let report = net.switch.report(&net.run).await.expect("open");
+    let fidelity = judge(&[(WorkerId::from_lossy("w"), Some(&report))]).expect("a report");
+    let lane = &fidelity.lanes[0];
+    assert!(lane.loss.expect("configured").holds, "{lane:?}");
+    let rate = lane.rate.expect("configured");
+    let achieved = rate.achieved_bps.expect("the queue was full");
+    assert!((achieved / 8e6 - 1.0).abs() < 0.05, "{rate:?}");
+    assert_eq!(report.fates.get("lost"), Some(&report.lanes[0].lost));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interface_that_is_not_read_in_time_tells_how_many_it_dropped() {
+    let net = Net::new(2, 1).await;
+    let one = net.udp(0);
+    // Far more than the interface's queue holds, sent by as many threads as it takes to be faster.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..20_000).for_each(|_| drop(one.send_to(b"x", (at(3), PORT)))));
+        }
+    });
+    let report = net.switch.report(&net.run).await.expect("open");
+    let handled: u64 = report.lanes.iter().map(|lane| lane.packets).sum();
+    let dropped = report.interface_drops.expect("root may look");
+    // What is still in the interface's queue is neither.
+    assert!(handled + dropped <= 80_000 && handled + dropped >= 70_000, "{handled} and {dropped}");
 }

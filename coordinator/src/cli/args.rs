@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use groundswell_common::fidelity::Grade;
 
 use super::exit::Exit;
 
@@ -184,6 +185,9 @@ pub(crate) struct Submit {
     /// How long each run may take from its start [default: 10m]
     #[arg(long, value_name = "DUR", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
+    /// Exit with 11 when a run passed on a data network that was less true to its configuration
+    #[arg(long, value_enum, value_name = "GRADE", conflicts_with = "detach")]
+    pub(crate) require_fidelity: Option<Fidelity>,
     /// How instances are run; wins over the composition's runner
     #[arg(long, value_enum, value_name = "RUNTIME")]
     pub(crate) runtime: Option<Runtime>,
@@ -224,6 +228,22 @@ pub(crate) struct Submit {
 pub(crate) enum Runtime {
     Docker,
     Netns,
+}
+
+/// How true a data network has to be to its configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fidelity {
+    Exact,
+    Good,
+}
+
+impl From<Fidelity> for Grade {
+    fn from(required: Fidelity) -> Self {
+        match required {
+            Fidelity::Exact => Self::Exact,
+            Fidelity::Good => Self::Good,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -7,6 +7,7 @@ mod collect;
 mod connect;
 mod doctor;
 mod exit;
+mod fidelity;
 mod find;
 mod inputs;
 mod keys;

@@ -8,6 +8,7 @@ use super::args;
 use super::call::call;
 use super::connect;
 use super::exit::Exit;
+use super::fidelity;
 use super::find::{self, Found};
 use super::keys::Interrupts;
 use super::live::{Stopped, Watch, Watched};
@@ -32,6 +33,8 @@ fn show(session: &Session, found: &Found) {
     // The whole of it is data here: it is what was asked for.
     if status.phase.is_over() {
         summary(out, status).iter().for_each(|line| out.data(line));
+        let network = status.network.iter().flat_map(fidelity::details);
+        network.for_each(|line| out.data(line));
         return;
     }
     out.data(headline(out, status));
@@ -153,8 +156,9 @@ async fn watch(session: &Session, selector: &str, follow_logs: bool, keys: bool)
         _ = interrupts.next() => return Ok(Exit::Interrupted),
     };
     let Some(link) = found.link.filter(|_| !found.status.phase.is_over()) else {
-        report(session, "", &found.status, Stopped::default());
-        return Ok(Exit::strongest(&Stopped::default().codes(found.status.verdict)));
+        let codes = Stopped::default().codes(found.status.verdict);
+        report(session, "", &found.status, &codes);
+        return Ok(Exit::strongest(&codes));
     };
     session.out.note(format_args!(
         "watching {} in {}; Ctrl-C leaves it running",
@@ -174,8 +178,9 @@ async fn watch(session: &Session, selector: &str, follow_logs: bool, keys: bool)
     progress.finish();
     match watched? {
         Watched::Over(status, stopped) => {
-            report(session, "", &status, stopped);
-            Ok(Exit::strongest(&stopped.codes(status.verdict)))
+            let codes = stopped.codes(status.verdict);
+            report(session, "", &status, &codes);
+            Ok(Exit::strongest(&codes))
         }
         Watched::Detached | Watched::Left => {
             session.out.note(format_args!(

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use groundswell_common::api::{RunRequest, SubmitRequest};
+use groundswell_common::fidelity;
 use groundswell_common::messages::RuntimeKind;
 use groundswell_common::objects::Objects;
 use groundswell_common::run::{RunPhase, RunStatus, SourceInfo, Verdict};
@@ -17,7 +18,7 @@ use super::connect::{self, Link};
 use super::exit::Exit;
 use super::inputs::{self, Inputs};
 use super::keys::{Interrupt, Interrupts};
-use super::live::{Stopped, Watch, Watched};
+use super::live::{Watch, Watched};
 use super::out::csv_cell;
 use super::progress::Progress;
 use super::summary::{called, summary, testground_outcome};
@@ -240,13 +241,18 @@ async fn submit_one(
     progress.finish();
     match watched? {
         Watched::Over(status, stopped) => {
-            report(session, &request.run, &status, stopped);
+            let unmet = unmet(args, &status);
+            let mut codes = stopped.codes(status.verdict);
+            codes.extend(unmet.iter().map(|_| Exit::Threshold));
+            report(session, &request.run, &status, &codes);
+            if let Some(unmet) = &unmet {
+                session.out.error(unmet, "");
+            }
             if local {
                 wait_until_cleaned(&place.link, &status).await;
             }
-            let codes = stopped.codes(status.verdict);
             let error = match status.verdict {
-                Some(Verdict::Passed) => String::new(),
+                Some(Verdict::Passed) => unmet.unwrap_or_default(),
                 _ => status.reason.clone(),
             };
             Ok(Ended { error, ..ended(*status, codes) })
@@ -275,9 +281,15 @@ fn announce(session: &Session, args: &Submit, status: &RunStatus) {
 }
 
 /// Tells how the run ended: in words, and as a line of JSON when that was asked for.
-pub(crate) fn report(session: &Session, run: &str, status: &RunStatus, stopped: Stopped) {
+pub(crate) fn report(session: &Session, run: &str, status: &RunStatus, codes: &[Exit]) {
     summary(&session.out, status).iter().for_each(|line| session.out.say(line));
-    result_line(session, run, Some(status), &stopped.codes(status.verdict));
+    result_line(session, run, Some(status), codes);
+}
+
+/// Why a run that passed does not meet `--require-fidelity`. One that did not pass has its own reason.
+fn unmet(args: &Submit, status: &RunStatus) -> Option<String> {
+    let required = args.require_fidelity.filter(|_| status.verdict == Some(Verdict::Passed))?;
+    fidelity::unmet(status.network.as_ref(), required.into())
 }
 
 fn result_line(session: &Session, run: &str, status: Option<&RunStatus>, codes: &[Exit]) {

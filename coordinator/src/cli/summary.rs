@@ -4,6 +4,7 @@ use groundswell_common::ids::RunId;
 use groundswell_common::outcome::InstanceEnd;
 use groundswell_common::run::{GroupCounts, RunStatus, Verdict};
 
+use super::fidelity;
 use super::out::{Out, Paint};
 
 /// How many failures the summary shows.
@@ -15,6 +16,7 @@ const LINES: usize = 5;
 pub(crate) fn summary(out: &Out, status: &RunStatus) -> Vec<String> {
     let mut lines = vec![headline(out, status)];
     lines.push(format!("  instances  {}", accounting(out, &totals(status))));
+    lines.extend(status.network.iter().flat_map(|network| fidelity::lines(out, network)));
     if !status.reason.is_empty() {
         lines.push(format!("  reason     {}", status.reason));
     }
@@ -235,6 +237,7 @@ mod tests {
             reason: "2 of 100 instances failed".into(),
             warnings: vec!["worker w-07 was silent for 12 s".into()],
             failures: vec![(InstanceId(99), "home-nat".into(), 1, end)],
+            network: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use groundswell_common::fidelity::{self, Fidelity, NetworkReport};
 use groundswell_common::ids::{InstanceId, WorkerId};
 use groundswell_common::messages::InstanceRange;
 use groundswell_common::outcome::{InstanceEnd, Outcome};
@@ -10,7 +11,7 @@ use groundswell_common::run::GroupCounts;
 use crate::placement;
 
 /// One worker's share of a run and what it has told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Share {
     /// The worker.
     pub worker: WorkerId,
@@ -24,6 +25,8 @@ pub struct Share {
     pub prepared: bool,
     /// Every instance was let go.
     pub started: bool,
+    /// What the worker has measured of the data network.
+    pub network: Option<NetworkReport>,
     /// Where its outputs are listed, once they are stored.
     pub index: Option<String>,
     /// Its outputs will never be stored.
@@ -43,6 +46,7 @@ impl Share {
             doing: String::new(),
             prepared: false,
             started: false,
+            network: None,
             index: None,
             collect_failed: false,
             cleaned: false,
@@ -236,6 +240,20 @@ impl Accounts {
             group.running = group.running.saturating_sub(group.ended());
         }
         self.groups.iter().map(|(name, _)| name.clone()).zip(counts).collect()
+    }
+
+    /// How true the data network was, by what workers have measured; absent when none has.
+    ///
+    /// A share whose instances never ran had no network to measure.
+    #[must_use]
+    pub fn network(&self) -> Option<Fidelity> {
+        let parts: Vec<_> = self
+            .shares
+            .iter()
+            .filter(|share| share.started || share.network.is_some())
+            .map(|share| (share.worker.clone(), share.network.as_ref()))
+            .collect();
+        fidelity::judge(&parts)
     }
 
     /// The first `most` instances that did not succeed, for a summary.

@@ -240,6 +240,7 @@ impl Run {
     }
 
     fn told(&mut self, worker: &WorkerId, what: ShareEvent, now: Now, out: &mut Vec<Command>) {
+        let concluded = self.is_collected();
         let Some(share) = self.accounts.share(worker).filter(|share| !share.lost) else { return };
         match what {
             ShareEvent::Progress { ready, doing } => {
@@ -270,6 +271,11 @@ impl Run {
                 self.broken(&format!("{reason} (worker {worker})"), fault_of_plan, out);
             }
             ShareEvent::Warning { text } => self.warn(text, Some(worker), out),
+            // One that is repeated, or comes after the record was written, changes nothing.
+            ShareEvent::Network { report } if !concluded => {
+                share.network.get_or_insert(report);
+            }
+            ShareEvent::Network { .. } => {}
             ShareEvent::Collected { index } => share.index = Some(index),
             ShareEvent::CollectFailed { reason } => {
                 share.collect_failed = share.index.is_none();
@@ -375,6 +381,10 @@ impl Run {
         let (verdict, reason) = self.verdict();
         let text =
             if reason.is_empty() { verdict.to_string() } else { format!("{verdict}: {reason}") };
+        if let Some(network) = self.accounts.network() {
+            out.push(note("network", &network.line()));
+            out.extend(network.reasons.iter().map(|reason| note("network", reason)));
+        }
         out.extend([note("verdict", &text), Command::Conclude]);
     }
 

@@ -32,6 +32,8 @@ impl Run {
             reason: if over || self.cause.is_some() { reason } else { String::new() },
             warnings: self.warnings.clone(),
             failures: self.accounts.failures(FAILURES),
+            // Until all have reported it would only be the part of it that is known by chance.
+            network: self.is_collected().then(|| self.accounts.network()).flatten(),
         }
     }
 
@@ -48,6 +50,11 @@ impl Run {
             status.doing = String::new();
         }
         status
+    }
+
+    /// Whether nothing more is to come from its workers that would count.
+    pub(super) fn is_collected(&self) -> bool {
+        matches!(self.phase, Phase::Concluding | Phase::Finished | Phase::Cleaned)
     }
 
     /// When it was submitted, Unix milliseconds.

@@ -1,6 +1,8 @@
 //! Single stories, then properties, then a simulation with workers whose messages are lost, doubled and late.
 
+use groundswell_common::fidelity::{Grade, Histogram, LaneReport, NetworkReport};
 use groundswell_common::ids::{Attempt, InstanceId};
+use groundswell_common::link::LinkShape;
 use groundswell_common::messages::{InstanceRange, Limits, RuntimeKind};
 use groundswell_common::outcome::{InstanceEnd, Outcome};
 use groundswell_common::run::Verdict;
@@ -276,6 +278,54 @@ fn silence_after_a_failure_stops_the_run_and_any_word_postpones_that() {
     assert_eq!(reason, "instance g1[1] ended with failure; the others were still waiting");
 }
 
+fn measured(packets: u64) -> ShareEvent {
+    let mut report = NetworkReport { interface_drops: Some(0), ..NetworkReport::default() };
+    let mut late = Histogram::default();
+    (0..packets).for_each(|_| late.record(20_000));
+    let shape = Some(LinkShape::default());
+    report.lanes.push(LaneReport { shape, packets, late, ..LaneReport::default() });
+    ShareEvent::Network { report }
+}
+
+#[test]
+fn what_workers_measured_of_the_network_adds_up_whatever_comes_twice_or_late() {
+    let mut story = Story::running(&[1, 1]);
+    story.ended(0, &[(0, Outcome::Success)]);
+    story.ended(1, &[(1, Outcome::Success)]);
+    story.tell(0, measured(100));
+    story.tell(0, measured(100));
+    assert_eq!(story.run.status().network, None);
+    story.tell(1, measured(50));
+    // One worker cannot store its outputs; what it measured counts all the same.
+    story.tell(0, ShareEvent::Collected { index: "a".to_owned() });
+    story.tell(1, ShareEvent::CollectFailed { reason: "disk full".to_owned() });
+    let line = "exact · 150 packets · late p50 20 µs p99 20 µs max 20 µs";
+    assert!(story.commands.contains(&note("network", line)), "{:?}", story.commands);
+    story.tell(1, measured(7));
+    assert_eq!(story.verdict().0, Verdict::Infra);
+    let network = story.run.status().network.expect("measured");
+    assert_eq!((network.packets, network.grade), (150, Grade::Exact));
+}
+
+#[test]
+fn a_worker_that_does_not_report_is_not_measured() {
+    let mut story = Story::running(&[1, 1]);
+    story.ended(0, &[(0, Outcome::Success)]);
+    story.ended(1, &[(1, Outcome::Success)]);
+    story.tell(0, measured(100));
+    story.collected();
+    assert_eq!(story.verdict().0, Verdict::Passed);
+    let network = story.run.status().network.expect("one has reported");
+    assert_eq!((network.unmeasured, network.grade), (vec![worker(1)], Grade::Degraded));
+
+    let mut old = Story::running(&[1, 1]);
+    old.ended(0, &[(0, Outcome::Success)]);
+    old.ended(1, &[(1, Outcome::Success)]);
+    old.collected();
+    assert_eq!(old.verdict().0, Verdict::Passed);
+    assert_eq!(old.run.status().network, None);
+}
+
 #[test]
 fn a_log_that_comes_after_the_end_is_removed() {
     let mut story = Story::new(&[1]);
@@ -303,6 +353,7 @@ fn event() -> impl Strategy<Value = Event> {
         Just(ShareEvent::Cleaned),
         Just(ShareEvent::Collected { index: "i".to_owned() }),
         Just(ShareEvent::CollectFailed { reason: "r".to_owned() }),
+        Just(measured(3)),
         any::<bool>().prop_map(|fault_of_plan| ShareEvent::PrepareFailed {
             reason: "r".to_owned(),
             fault_of_plan
@@ -432,6 +483,7 @@ impl FakeWorker {
             }
         }
         if want.is_some() && self.open.is_empty() {
+            self.say(measured(3));
             let index = format!("index-{}", self.id);
             self.say(ShareEvent::Collected { index });
         }

@@ -147,6 +147,11 @@ impl Live {
             versions,
             ends: accounts.ends().iter().map(|(id, end)| (*id, end.clone())).collect(),
             indexes: accounts.shares().iter().filter_map(|share| share.index.clone()).collect(),
+            network: accounts
+                .shares()
+                .iter()
+                .filter_map(|share| Some((share.worker.clone(), share.network.clone()?)))
+                .collect(),
         }
     }
 

@@ -48,6 +48,36 @@ fn regions_that_are_split_do_not_reach_each_other() {
 }
 
 #[test]
+fn a_run_says_how_true_its_network_was() {
+    let home = Home::new();
+    home.submit(&Composition::netns("ping-pong", "ping-pong", 2), &[])
+        .ends_with(0)
+        .says("  network    ");
+    let network = home.status()["network"].clone();
+    assert!(network["packets"].as_u64().expect("counted") > 0, "{network}");
+    assert!(network["late"]["max_ns"].as_u64().expect("measured") > 0, "{network}");
+    assert_eq!(network["interface_drops"], 0, "{network}");
+    assert_eq!(network["unmeasured"].as_array().map(Vec::len), Some(0), "{network}");
+    let lanes = network["lanes"].as_array().expect("a list");
+    let delayed =
+        |lane: &serde_json::Value| lane["what"].as_str().unwrap_or("").starts_with("100 ms");
+    assert!(lanes.iter().any(delayed), "{network}");
+    let shown = home.run(&["status", "latest"]).ends_with(0).stdout;
+    assert!(shown.contains("  probes             not measured"), "{shown}");
+    assert!(shown.contains(" delivered"), "{shown}");
+}
+
+#[test]
+fn a_plan_that_sends_nothing_has_an_idle_network_that_meets_everything() {
+    let home = Home::new();
+    let exact = ["--require-fidelity", "exact"];
+    let ran = home.submit(&Composition::netns("placebo", "ok", 2), &exact).ends_with(0);
+    assert!(!ran.stderr.contains("  network "), "{}", ran.stderr);
+    assert_eq!(home.status()["network"]["grade"], "idle");
+    home.submit(&Composition::netns("placebo", "fail", 2), &exact).ends_with(10);
+}
+
+#[test]
 fn the_javascript_sdk_runs_unchanged() {
     passes(&Composition::netns("example-js", "output", 1), &[]);
     passes(&Composition::netns("example-js", "sync", 5), &[]);

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use groundswell_common::api::{Answer, Refusal, RefusalKind, SubmitRequest};
 use groundswell_common::bus::{self, Bus, BusConfig};
+use groundswell_common::fidelity::{Histogram, LaneReport, NetworkReport};
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
+use groundswell_common::link::LinkShape;
 use groundswell_common::messages::{
     Desired, Heartbeat, HeartbeatReply, ImageKind, ImageRef, Limits, Registered, Registration,
     Report, ReportItem, ReportReply, RunOptions, RuntimeKind, ShareEvent, Want,
@@ -264,6 +266,15 @@ fn config(name: &str, bus: &Bus, objects: &Objects, logs: &Arc<FakeLogs>) -> Ser
     }
 }
 
+/// What a worker measures whose instances have sent so many packets.
+fn measured(packets: u64) -> NetworkReport {
+    let mut late = Histogram::default();
+    (0..packets).for_each(|_| late.record(20_000));
+    let shape = Some(LinkShape::default());
+    let lanes = vec![LaneReport { shape, packets, late, ..LaneReport::default() }];
+    NetworkReport { lanes, interface_drops: Some(0), ..NetworkReport::default() }
+}
+
 /// What a fake worker does with its instances once they may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behavior {
@@ -475,7 +486,12 @@ impl Wire {
         let instances =
             share.instances.iter().map(|id| (*id, end(outcome, reason))).collect::<Vec<_>>();
         let index = format!("runs/{run}/1/{}/index.json", self.worker);
-        let items = vec![ShareEvent::Ended { instances }, ShareEvent::Collected { index }];
+        let report = measured(10);
+        let items = vec![
+            ShareEvent::Ended { instances },
+            ShareEvent::Network { report },
+            ShareEvent::Collected { index },
+        ];
         self.report(run, items).await;
     }
 

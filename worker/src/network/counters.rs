@@ -35,6 +35,23 @@ pub enum Fate {
 
 const FATES: usize = Fate::Corrupted as usize + 1;
 
+/// The word for each fate in reports, in the order of the fates.
+const WORDS: [&str; FATES] = [
+    "delivered",
+    "filtered",
+    "rejected",
+    "lost",
+    "overrun",
+    "no_such_address",
+    "absent",
+    "foreign_source",
+    "group",
+    "not_ipv4",
+    "not_taken",
+    "duplicated",
+    "corrupted",
+];
+
 /// Counts of packets by fate, at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts([u64; FATES]);
@@ -44,6 +61,11 @@ impl Counts {
     #[must_use]
     pub fn of(&self, fate: Fate) -> u64 {
         self.0[fate as usize]
+    }
+
+    /// The fates that any packet has met, by their words.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        WORDS.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
     }
 
     /// Adds the counts of another instance.

@@ -1,9 +1,15 @@
-//! Closes TUN devices quickly.
+//! Closes TUN devices quickly, and reads what the kernel counts of them.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use nix::sched::{CloneFlags, setns};
+
+use super::wire::DATA_INTERFACE;
 
 mod ioctl {
     nix::ioctl_write_int!(set_persist, b'T', 203);
+    nix::ioctl_none!(get_namespace, b'T', 227);
 }
 
 /// Closes a TUN device and leaves the interface to its network namespace, which takes it along.
@@ -16,4 +22,60 @@ pub(super) fn close(device: OwnedFd) {
     // plain integer. Failing means a slow close and nothing else.
     let _ = unsafe { ioctl::set_persist(device.as_raw_fd(), 1) };
     drop(device);
+}
+
+/// How many packets the interfaces of `devices` have dropped because nobody read them in time.
+///
+/// The kernel tells only inside an interface's own network namespace, so this goes through all of them, on a
+/// thread that ends there.
+///
+/// # Errors
+/// When a namespace cannot be entered, without root for example, or one is gone.
+pub(super) fn dropped<'a>(devices: impl Iterator<Item = &'a OwnedFd> + Send) -> io::Result<u64> {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| devices.map(dropped_by).sum());
+        inside.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")))
+    })
+}
+
+/// As [`dropped`], of one device. Leaves the calling thread in its namespace.
+fn dropped_by(device: &OwnedFd) -> io::Result<u64> {
+    setns(namespace(device)?, CloneFlags::CLONE_NEWNET)?;
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev")?;
+    parse_dropped(&table).ok_or_else(|| io::Error::other("the interface is not in its namespace"))
+}
+
+/// The network namespace a device is in.
+#[expect(unsafe_code, reason = "TUNGETDEVNETNS has no safe wrapper")]
+fn namespace(device: &OwnedFd) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open for as long as `device` is borrowed here; the call takes nothing else.
+    let namespace = unsafe { ioctl::get_namespace(device.as_raw_fd()) }?;
+    // SAFETY: the kernel has just made this descriptor for the caller, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
+}
+
+/// The count of dropped outgoing packets of the data interface in `/proc/net/dev`.
+fn parse_dropped(table: &str) -> Option<u64> {
+    /// Eight columns of what was received, then bytes, packets and errors of what was sent.
+    const COLUMN: usize = 11;
+    let line = table
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix(DATA_INTERFACE)?.strip_prefix(':'))?;
+    line.split_ascii_whitespace().nth(COLUMN)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_table_is_understood() {
+        let table = "Inter-|   Receive                                                |  Transmit\n \
+                     face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    \
+                     lo:       1       2    3    4    5     6          7         8        9       10   11   12   13    14      15         16\n  \
+                     eth1:    1       2    3    4    5     6          7         8        9       10   11   77   13    14      15         16\n";
+        assert_eq!(parse_dropped(table), Some(77));
+        assert_eq!(parse_dropped("eth10: 1 2"), None);
+        assert_eq!(parse_dropped("eth1: 1 2"), None);
+    }
 }

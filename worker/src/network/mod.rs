@@ -9,6 +9,7 @@
 //! addresses  who has which address                          pure
 //! packet     IPv4 headers, ICMP answers                     pure
 //! counters   what became of packets
+//! tally      what a thread measures of each run
 //! switch     the default network: its control side
 //! plane      its data plane, one thread each
 //! ```
@@ -17,6 +18,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use async_trait::async_trait;
+use groundswell_common::fidelity::NetworkReport;
 use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::link::NetworkConfig;
 use ipnet::Ipv4Net;
@@ -30,6 +32,7 @@ mod queue;
 pub mod rules;
 pub mod shape;
 pub mod switch;
+mod tally;
 pub mod wire;
 
 /// What a network can do. What it cannot is refused before the run starts, or when it is asked for.
@@ -112,6 +115,9 @@ pub trait Network: Send + Sync {
 
     /// The address an instance has at this moment.
     async fn address(&self, run: &RunId, instance: InstanceId) -> Option<Ipv4Addr>;
+
+    /// What was measured of a run's network so far; absent when it is not open.
+    async fn report(&self, run: &RunId) -> Option<NetworkReport>;
 
     /// Closes the network of a run and forgets its instances.
     async fn close(&self, run: &RunId);

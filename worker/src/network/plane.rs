@@ -7,11 +7,12 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use groundswell_common::fidelity::NetworkReport;
 use groundswell_common::ids::InstanceId;
 use groundswell_common::link::Filter;
 use nix::errno::Errno;
@@ -28,7 +29,8 @@ use super::counters::{Counters, Fate};
 use super::packet::{self, Ipv4Header};
 use super::queue::Queue;
 use super::rules::Rules;
-use super::shape::{Pair, Verdict, decide};
+use super::shape::{Pair, Verdict};
+use super::tally::{Mark, Tallies};
 
 /// Packets read from one interface before the others and the timers have their turn.
 const BATCH: usize = 64;
@@ -102,6 +104,8 @@ pub(super) enum Change {
         present: bool,
         rules: Option<Rules>,
     },
+    /// What was measured of a run is to be added to `into`.
+    Measure { run: u64, into: Arc<Mutex<NetworkReport>> },
     /// A run is over.
     Close { run: u64 },
     /// The thread ends.
@@ -135,13 +139,16 @@ struct Waiting {
     run: u64,
     from: Arc<Port>,
     to: Arc<Port>,
+    due: Duration,
+    mark: Mark,
     bytes: Box<[u8]>,
 }
 
-/// Packets that wait, and how many bytes they are.
+/// Packets that wait, how many bytes they are, and what is measured of those that go.
 struct Waitings {
     queue: Queue<Waiting>,
     bytes: usize,
+    tallies: Tallies,
 }
 
 /// What a thread is made of.
@@ -176,7 +183,7 @@ impl Plane {
             start,
             runs: HashMap::new(),
             senders: HashMap::new(),
-            waiting: Waitings { queue: Queue::new(), bytes: 0 },
+            waiting: Waitings { queue: Queue::new(), bytes: 0, tallies: Tallies::new(start) },
             buffer: vec![0; LARGEST_PACKET],
             stopped: false,
         }
@@ -203,20 +210,22 @@ impl Plane {
     }
 
     /// Waits for a packet, a command or the next packet that is due, with the clock's full precision.
-    fn wait(&self, events: &mut [EpollEvent]) -> usize {
+    fn wait(&mut self, events: &mut [EpollEvent]) -> usize {
         let ready = self.epoll.wait(events, EpollTimeout::ZERO).unwrap_or(0);
         if ready > 0 {
             return ready;
         }
-        let limit =
-            self.waiting.queue.next_due().map(|due| due.saturating_sub(self.start.elapsed()));
+        let due = self.waiting.queue.next_due();
+        let limit = due.map(|due| due.saturating_sub(self.start.elapsed()));
         if limit.is_some_and(|limit| limit <= self.spin) {
             return 0;
         }
         let limit = limit.map(|limit| TimeSpec::from_duration(limit - self.spin));
         let mut epoll = [PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN)];
         // An interrupted sleep is a short one; the loop looks again in any case.
-        match ppoll(&mut epoll, limit, None) {
+        let slept = ppoll(&mut epoll, limit, None);
+        self.waiting.tallies.woke(due, self.start.elapsed());
+        match slept {
             Ok(1..) => self.epoll.wait(events, EpollTimeout::ZERO).unwrap_or(0),
             Ok(_) | Err(_) => 0,
         }
@@ -235,6 +244,7 @@ impl Plane {
         match change {
             Change::Open(facts) => {
                 self.runs.insert(facts.key, Run { facts, by_address: HashMap::new() });
+                self.waiting.tallies.open(facts.key);
             }
             Change::Attach { run, address, port, owner } => {
                 if owner {
@@ -253,6 +263,10 @@ impl Plane {
                     sender.address = to;
                     port.present.store(present, Ordering::Relaxed);
                 }
+            }
+            Change::Measure { run, into } => {
+                let measured = self.waiting.tallies.report(run);
+                into.lock().unwrap_or_else(PoisonError::into_inner).merge(measured);
             }
             Change::Close { run } => self.close(run),
             Change::Stop => self.stopped = true,
@@ -278,6 +292,7 @@ impl Plane {
     fn close(&mut self, run: u64) {
         self.runs.remove(&run);
         self.waiting.forget(run);
+        self.waiting.tallies.close(run);
         let epoll = &self.epoll;
         self.senders.retain(|_, sender| {
             if sender.run == run {
@@ -297,6 +312,7 @@ impl Plane {
                 Ok(length) => {
                     let packet = &mut self.buffer[..length];
                     let now = self.start.elapsed();
+                    self.waiting.tallies.beat(now);
                     if let Err(fate) = sender.forward(run, packet, now, &mut self.waiting) {
                         sender.port.counters.count(fate);
                     }
@@ -344,6 +360,9 @@ impl Sender {
     ) -> Result<(), Fate> {
         let header = self.admit(run, packet)?;
         let (filter, lane) = self.rules.find(header.destination);
+        if filter != Filter::Accept {
+            waiting.tallies.filtered(self.run, lane, packet.len());
+        }
         match filter {
             Filter::Accept => {}
             Filter::Drop => return Err(Fate::Filtered),
@@ -365,7 +384,8 @@ impl Sender {
             .pairs
             .entry(number)
             .or_insert_with(|| Pair::new(run.facts.seed, self.port.instance.0, number));
-        match decide(&lane.shape, &mut lane.clock, pair, now, packet.len()) {
+        let (verdict, mark) = waiting.tallies.decide(self.run, lane, pair, now, packet.len());
+        match verdict {
             Verdict::Lost => Err(Fate::Lost),
             Verdict::Overrun => Err(Fate::Overrun),
             Verdict::Deliver { at, again, corrupt_bit } => {
@@ -379,10 +399,10 @@ impl Sender {
                 let reply = reply.transpose()?;
                 let way = Way { run: self.run, from: &self.port, to, now };
                 let bytes = reply.as_deref().unwrap_or(packet);
-                waiting.send(&way, at, bytes);
+                waiting.send(&way, at, bytes, &mark);
                 if let Some(again) = again {
                     self.port.counters.count(Fate::Duplicated);
-                    waiting.send(&way, again, bytes);
+                    waiting.send(&way, again, bytes, &mark.of_copy());
                 }
                 Ok(())
             }
@@ -415,22 +435,25 @@ struct Way<'a> {
 
 impl Waitings {
     /// Delivers a packet at `at`, which may be at once.
-    fn send(&mut self, way: &Way<'_>, at: Duration, bytes: &[u8]) {
+    fn send(&mut self, way: &Way<'_>, at: Duration, bytes: &[u8], mark: &Mark) {
         if at <= way.now {
             // What became due while this batch was read comes first, or a pair would be reordered.
             self.deliver_due(way.now);
             transmit(way.from, way.to, bytes);
+            self.tallies.written(way.run, mark, way.now);
             return;
         }
         let own = way.from.waiting.load(Ordering::Relaxed) + bytes.len();
         if own > WAITING_PER_INSTANCE || self.bytes + bytes.len() > WAITING_PER_THREAD {
             way.from.counters.count(Fate::Overrun);
+            self.tallies.no_memory(way.run, mark);
             return;
         }
         way.from.waiting.store(own, Ordering::Relaxed);
         self.bytes += bytes.len();
         let (from, to) = (Arc::clone(way.from), Arc::clone(way.to));
-        self.queue.push(at, Waiting { run: way.run, from, to, bytes: bytes.into() });
+        let (run, mark, bytes) = (way.run, mark.clone(), bytes.into());
+        self.queue.push(at, Waiting { run, from, to, due: at, mark, bytes });
     }
 
     fn deliver_due(&mut self, now: Duration) {
@@ -440,6 +463,7 @@ impl Waitings {
             let left = packet.from.waiting.load(Ordering::Relaxed) - packet.bytes.len();
             packet.from.waiting.store(left, Ordering::Relaxed);
             transmit(&packet.from, &packet.to, &packet.bytes);
+            self.tallies.written(packet.run, &packet.mark, packet.due);
         }
     }
 

@@ -19,6 +19,7 @@ use groundswell_common::link::{Filter, LinkShape, NetworkConfig};
 use ipnet::Ipv4Net;
 
 use super::shape::Clock;
+use super::tally::Meter;
 
 /// Which of an instance's lanes a packet takes. Lane 0 is the default's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +29,14 @@ struct Entry {
 }
 
 /// A shape and the clock that holds its rate.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Lane {
     /// How packets are treated.
     pub shape: LinkShape,
     /// When its queue is empty.
     pub clock: Clock,
+    /// Where its packets are counted, once there was one.
+    pub(super) meter: Option<Meter>,
 }
 
 /// The shapes and filters of one instance.
@@ -94,7 +97,7 @@ impl Rules {
 }
 
 fn lane(shape: LinkShape) -> Lane {
-    Lane { shape, clock: Clock::default() }
+    Lane { shape, clock: Clock::default(), meter: None }
 }
 
 fn network(address: Ipv4Addr, length: u8) -> Ipv4Addr {

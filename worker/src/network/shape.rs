@@ -40,6 +40,11 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// Whether a packet sent at `now` would have to wait for one before it.
+    pub(super) fn is_busy(&self, now: Duration) -> bool {
+        self.free_at > now
+    }
+
     /// When a packet of `length` bytes has left, or `None` if it would have to wait too long.
     fn depart(&mut self, now: Duration, length: usize, bandwidth_bps: u64) -> Option<Duration> {
         if bandwidth_bps == 0 {

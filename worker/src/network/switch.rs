@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use groundswell_common::fidelity::NetworkReport;
 use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::link::{NetworkConfig, RoutingPolicy};
 use ipnet::Ipv4Net;
@@ -23,6 +24,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::addresses::Addresses;
 use super::counters::Counts;
@@ -215,6 +217,22 @@ async fn done(answers: Answers) -> Result<(), NetworkError> {
     Ok(())
 }
 
+/// What the interfaces themselves have dropped; absent when this host does not tell.
+async fn interface_drops(ports: Vec<Arc<Port>>) -> Option<u64> {
+    let read = move || device::dropped(ports.iter().map(|port| &port.device));
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(drops)) => Some(drops),
+        Ok(Err(err)) => {
+            debug!(error = %err, "drops of the interfaces not read");
+            None
+        }
+        Err(err) => {
+            debug!(error = %err, "drops of the interfaces not read");
+            None
+        }
+    }
+}
+
 fn refused(why: super::addresses::AddressRefused) -> NetworkError {
     NetworkError::Refused(why.to_string())
 }
@@ -292,6 +310,27 @@ impl Network for Switch {
 
     async fn address(&self, run: &RunId, instance: InstanceId) -> Option<Ipv4Addr> {
         self.lock().runs.get(run)?.addresses.of(instance)
+    }
+
+    async fn report(&self, run: &RunId) -> Option<NetworkReport> {
+        let into = NetworkReport { interface_drops: Some(0), ..NetworkReport::default() };
+        let into = Arc::new(Mutex::new(into));
+        let (ports, answers) = {
+            let mut control = self.lock();
+            let run = control.run(run).ok()?;
+            let (key, ports) = (run.key, run.ports.values().cloned().collect::<Vec<_>>());
+            let answers = self.tell(|_| Change::Measure { run: key, into: Arc::clone(&into) });
+            (ports, answers.ok()?)
+        };
+        done(answers).await.ok()?;
+        let mut report = std::mem::take(&mut *into.lock().unwrap_or_else(PoisonError::into_inner));
+        for port in &ports {
+            for (fate, count) in port.counters.read().named() {
+                *report.fates.entry(fate.to_owned()).or_default() += count;
+            }
+        }
+        report.interface_drops = interface_drops(ports).await;
+        Some(report)
     }
 
     async fn close(&self, run: &RunId) {

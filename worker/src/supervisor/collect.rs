@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use groundswell_common::chain::Chain;
+use groundswell_common::messages::ShareEvent;
 use groundswell_common::outputs::{INDEX_VERSION, Index, index_key, prefix};
 use groundswell_common::timing::COLLECT_TIMEOUT;
 use tokio::time::{Instant, sleep, timeout};
@@ -22,6 +23,7 @@ pub(crate) async fn collect(context: Arc<Context>) -> Result<String, String> {
     let assignment = &context.assignment;
     let prefix = prefix(&assignment.run, assignment.attempt, &context.host.worker);
     end_servers(&context).await;
+    report_network(&context).await;
     let packed = pack_all(&context, prefix.clone()).await?;
     for text in &packed.skipped {
         context.tell(Note::Warning(format!("left out of the outputs: {text}"))).await;
@@ -55,6 +57,13 @@ async fn end_servers(context: &Context) {
     if timeout(SERVERS_END, context.servers.wait()).await.is_err() {
         let text = "metrics were still being written when outputs were packed".to_owned();
         context.tell(Note::Warning(text)).await;
+    }
+}
+
+/// Told whether or not outputs can be stored: it is part of the run's result.
+async fn report_network(context: &Context) {
+    if let Some(report) = context.host.parts.network.report(&context.assignment.run).await {
+        context.report(ShareEvent::Network { report });
     }
 }
 

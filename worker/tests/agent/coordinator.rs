@@ -109,6 +109,7 @@ impl Coordinator {
             ShareEvent::Progress { .. }
             | ShareEvent::Said { .. }
             | ShareEvent::Ended { .. }
+            | ShareEvent::Network { .. }
             | ShareEvent::Warning { .. } => None,
         };
         self.told().iter().filter_map(name).collect()

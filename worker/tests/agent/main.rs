@@ -43,6 +43,9 @@ async fn a_share_goes_from_assignment_to_cleaned_and_its_outputs_are_stored() {
     stage.sync.tell(SyncEvent::Started).await;
     let collected = stage.reported(|event| matches!(event, ShareEvent::Collected { .. })).await;
     let ShareEvent::Collected { index } = collected else { unreachable!("waited for it") };
+    let network = stage.reported(|event| matches!(event, ShareEvent::Network { .. })).await;
+    let ShareEvent::Network { report } = network else { unreachable!("waited for it") };
+    assert_eq!(report.fates["delivered"], 7);
     let index = read_index(&stage.objects, &index).await.expect("an index");
     let mut stored = BTreeMap::new();
     for entry in &index.files {

@@ -1,0 +1,373 @@
+//! What a thread of the data plane measures of each run: how late packets were, what befell them, and when
+//! the thread stood still.
+//!
+//! Each thread owns one of these, so nothing is shared or locked per packet. A copy is handed out on request.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use groundswell_common::fidelity::{LANES_COUNTED, LaneReport, NetworkReport, Stall, Stalls};
+use groundswell_common::link::LinkShape;
+use tokio::time::Instant;
+
+use super::rules::Lane;
+use super::shape::{Pair, Verdict, decide};
+
+/// A thread that does nothing for longer than this although it has to has stood still.
+const STALL: Duration = Duration::from_millis(1);
+
+/// The measurements of one thread.
+pub(super) struct Tallies {
+    start: Instant,
+    runs: HashMap<u64, Tally>,
+    /// When the thread was last seen at work.
+    alive: Duration,
+}
+
+/// The measurements of one run.
+struct Tally {
+    opened: Duration,
+    lanes: Vec<LaneReport>,
+    stalls: Stalls,
+}
+
+/// What a lane remembers of its measurements.
+#[derive(Debug, Clone)]
+pub(super) struct Meter {
+    /// Where its packets are counted.
+    lane: usize,
+    /// When its last packet was written; absent without a rate.
+    written: Option<Arc<AtomicU64>>,
+    /// Whether a packet of the present busy time will say when that time began.
+    anchored: bool,
+    /// Whether the present busy time is counted.
+    counted: bool,
+    /// Bytes that took their turn since then and are lost.
+    lost_bytes: u64,
+}
+
+/// What a packet carries along to be measured when it is written.
+#[derive(Debug, Clone)]
+pub(super) struct Mark {
+    lane: usize,
+    turn: Option<Turn>,
+}
+
+/// A packet's turn at a rate.
+#[derive(Debug, Clone)]
+struct Turn {
+    written: Arc<AtomicU64>,
+    /// Bytes that have left since the packet before; 0 when the link was idle before.
+    bytes: u64,
+    /// Whether it is the first for which the rate shows.
+    first: bool,
+}
+
+impl Mark {
+    /// The mark of a second copy, which takes no turn of its own.
+    pub(super) fn of_copy(&self) -> Self {
+        Self { lane: self.lane, turn: None }
+    }
+}
+
+impl Tallies {
+    /// Times count from `start`.
+    pub(super) fn new(start: Instant) -> Self {
+        Self { start, runs: HashMap::new(), alive: Duration::ZERO }
+    }
+
+    pub(super) fn open(&mut self, run: u64) {
+        let opened = self.start.elapsed();
+        self.runs.insert(run, Tally { opened, lanes: Vec::new(), stalls: Stalls::default() });
+    }
+
+    pub(super) fn close(&mut self, run: u64) {
+        self.runs.remove(&run);
+    }
+
+    /// What was measured of a run so far.
+    pub(super) fn report(&self, run: u64) -> NetworkReport {
+        let tally = self.runs.get(&run);
+        NetworkReport {
+            lanes: tally.map(|tally| tally.lanes.clone()).unwrap_or_default(),
+            stalls: tally.map(|tally| tally.stalls.clone()).unwrap_or_default(),
+            interface_drops: Some(0),
+            ..NetworkReport::default()
+        }
+    }
+
+    /// Counts a packet that a filter keeps from going.
+    pub(super) fn filtered(&mut self, run: u64, lane: &mut Lane, length: usize) {
+        if let Some((counts, _)) = self.count(run, lane, length) {
+            counts.filtered += 1;
+        }
+    }
+
+    /// Decides about a packet as [`decide`] does, and counts what was decided.
+    pub(super) fn decide(
+        &mut self,
+        run: u64,
+        lane: &mut Lane,
+        pair: &mut Pair,
+        now: Duration,
+        length: usize,
+    ) -> (Verdict, Mark) {
+        let busy = lane.clock.is_busy(now);
+        let verdict = decide(&lane.shape, &mut lane.clock, pair, now, length);
+        let Some((counts, meter)) = self.count(run, lane, length) else {
+            return (verdict, Mark { lane: usize::MAX, turn: None });
+        };
+        match verdict {
+            Verdict::Lost => counts.lost += 1,
+            Verdict::Overrun => counts.overrun += 1,
+            Verdict::Deliver { again, corrupt_bit, .. } => {
+                counts.duplicated += u64::from(again.is_some());
+                counts.corrupted += u64::from(corrupt_bit.is_some());
+            }
+        }
+        let turn = meter.turn(busy, verdict, length);
+        (verdict, Mark { lane: meter.lane, turn })
+    }
+
+    /// Counts a packet and finds where.
+    fn count<'a>(
+        &'a mut self,
+        run: u64,
+        lane: &'a mut Lane,
+        length: usize,
+    ) -> Option<(&'a mut LaneReport, &'a mut Meter)> {
+        let tally = self.runs.get_mut(&run)?;
+        let shape = lane.shape;
+        let meter = lane.meter.get_or_insert_with(|| Meter::new(tally.lane(shape), &shape));
+        let counts = tally.lanes.get_mut(meter.lane)?;
+        counts.packets += 1;
+        counts.bytes += length as u64;
+        Some((counts, meter))
+    }
+
+    /// Counts a packet for which there was no memory.
+    pub(super) fn no_memory(&mut self, run: u64, mark: &Mark) {
+        if let Some(counts) = self.lane(run, mark) {
+            counts.no_memory += 1;
+        }
+    }
+
+    /// Measures a packet that was due at `due` and has just been written.
+    pub(super) fn written(&mut self, run: u64, mark: &Mark, due: Duration) {
+        let now = self.start.elapsed();
+        self.beat(now);
+        let Some(counts) = self.lane(run, mark) else { return };
+        counts.late.record(nanoseconds(now.saturating_sub(due)));
+        let Some(turn) = &mark.turn else { return };
+        let before = turn.written.swap(nanoseconds(now), Ordering::Relaxed);
+        if turn.bytes > 0 && before > 0 {
+            counts.busy.bytes += turn.bytes;
+            counts.busy.time += now.saturating_sub(Duration::from_nanos(before));
+            counts.busy.periods += u64::from(turn.first);
+        }
+    }
+
+    fn lane(&mut self, run: u64, mark: &Mark) -> Option<&mut LaneReport> {
+        self.runs.get_mut(&run)?.lanes.get_mut(mark.lane)
+    }
+
+    /// The thread is at work.
+    pub(super) fn beat(&mut self, now: Duration) {
+        let gap = now.saturating_sub(self.alive);
+        if gap > STALL {
+            self.stalled(self.alive, gap);
+        }
+        self.alive = now;
+    }
+
+    /// The thread has slept and was to wake at `due` at the latest.
+    pub(super) fn woke(&mut self, due: Option<Duration>, now: Duration) {
+        if let Some(due) = due
+            && now.saturating_sub(due) > STALL
+        {
+            self.stalled(due, now - due);
+        }
+        self.alive = now;
+    }
+
+    /// Notes a stall for every run that has sent something.
+    fn stalled(&mut self, at: Duration, length: Duration) {
+        let begun = |tally: &&mut Tally| !tally.lanes.is_empty();
+        for tally in self.runs.values_mut().filter(begun) {
+            tally.stalls.push(Stall { at: at.saturating_sub(tally.opened), length });
+        }
+    }
+}
+
+impl Tally {
+    /// Where packets of a shape are counted.
+    fn lane(&mut self, shape: LinkShape) -> usize {
+        let wanted = Some(shape);
+        let known = |wanted| self.lanes.iter().position(|lane| lane.shape == wanted);
+        let (shape, place) = match known(wanted) {
+            Some(place) => return place,
+            None if self.lanes.len() < LANES_COUNTED => (wanted, self.lanes.len()),
+            None => (None, known(None).unwrap_or(self.lanes.len())),
+        };
+        if place == self.lanes.len() {
+            self.lanes.push(LaneReport { shape, ..LaneReport::default() });
+        }
+        place
+    }
+}
+
+impl Meter {
+    fn new(lane: usize, shape: &LinkShape) -> Self {
+        Self {
+            lane,
+            written: (shape.bandwidth_bps > 0).then(Arc::default),
+            anchored: false,
+            counted: false,
+            lost_bytes: 0,
+        }
+    }
+
+    /// The turn of a packet. `busy` is whether it has to wait for one before it.
+    ///
+    /// A rate only shows while packets wait for each other: from the writing of one to that of the next the
+    /// bytes of the next have left, and those of packets in between that were lost.
+    fn turn(&mut self, busy: bool, verdict: Verdict, length: usize) -> Option<Turn> {
+        let written = self.written.as_ref()?;
+        if !busy {
+            (self.anchored, self.counted, self.lost_bytes) = (false, false, 0);
+        }
+        match verdict {
+            Verdict::Overrun => None,
+            Verdict::Lost => {
+                self.lost_bytes += length as u64;
+                None
+            }
+            Verdict::Deliver { .. } => {
+                let lost_bytes = std::mem::take(&mut self.lost_bytes);
+                let bytes = if self.anchored { lost_bytes + length as u64 } else { 0 };
+                let first = self.anchored && !self.counted;
+                self.counted |= self.anchored;
+                self.anchored = true;
+                Some(Turn { written: Arc::clone(written), bytes, first })
+            }
+        }
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::shape::Clock;
+
+    const RUN: u64 = 1;
+    const MS: Duration = Duration::from_millis(1);
+
+    fn tallies() -> Tallies {
+        let mut tallies = Tallies::new(Instant::now());
+        tallies.open(RUN);
+        tallies
+    }
+
+    fn lane(shape: LinkShape) -> Lane {
+        Lane { shape, clock: Clock::default(), meter: None }
+    }
+
+    fn only(tallies: &Tallies) -> LaneReport {
+        let mut lanes = tallies.report(RUN).lanes;
+        assert_eq!(lanes.len(), 1);
+        lanes.remove(0)
+    }
+
+    #[test]
+    fn every_packet_is_counted_once_by_what_was_decided() {
+        let shape = LinkShape {
+            loss_pct: 20.0,
+            duplicate_pct: 10.0,
+            corrupt_pct: 30.0,
+            bandwidth_bps: 8_000_000,
+            ..LinkShape::default()
+        };
+        let (mut tallies, mut lane, mut pair) = (tallies(), lane(shape), Pair::new(1, 1, 2));
+        let mut delivered = 0;
+        for _ in 0..2_000 {
+            let (verdict, mark) = tallies.decide(RUN, &mut lane, &mut pair, Duration::ZERO, 1_000);
+            if let Verdict::Deliver { at, .. } = verdict {
+                delivered += 1;
+                tallies.written(RUN, &mark, at);
+            }
+        }
+        tallies.filtered(RUN, &mut lane, 1_000);
+        let counted = only(&tallies);
+        assert_eq!((counted.packets, counted.bytes, counted.filtered), (2_001, 2_001_000, 1));
+        assert_eq!(counted.late.count(), delivered);
+        assert_eq!(counted.lost + counted.overrun + delivered, 2_000);
+        assert!(counted.overrun > 0 && counted.lost > 0);
+        assert!(counted.duplicated > 0 && counted.corrupted > 0);
+    }
+
+    #[test]
+    fn lanes_of_one_shape_are_counted_together_and_others_apart() {
+        let mut tallies = tallies();
+        for latency in [1, 2, 1] {
+            let mut lane = lane(LinkShape { latency: MS * latency, ..LinkShape::default() });
+            let mut pair = Pair::new(1, 1, 2);
+            tallies.decide(RUN, &mut lane, &mut pair, Duration::ZERO, 100);
+        }
+        let packets: Vec<u64> = tallies.report(RUN).lanes.iter().map(|lane| lane.packets).collect();
+        assert_eq!(packets, [2, 1]);
+    }
+
+    #[test]
+    fn the_bytes_of_lost_packets_have_taken_their_turn() {
+        let shape = LinkShape { bandwidth_bps: 1_000, ..LinkShape::default() };
+        let mut meter = Meter::new(0, &shape);
+        let arrives = Verdict::Deliver { at: Duration::ZERO, again: None, corrupt_bit: None };
+        let mut bytes =
+            |busy, verdict| meter.turn(busy, verdict, 100).map(|turn| (turn.bytes, turn.first));
+        assert_eq!(bytes(false, arrives), Some((0, false)));
+        assert_eq!(bytes(true, arrives), Some((100, true)));
+        assert_eq!(bytes(true, Verdict::Lost), None);
+        assert_eq!(bytes(true, Verdict::Overrun), None);
+        assert_eq!(bytes(true, arrives), Some((200, false)));
+        // The one that would say when the next busy time begins is lost: the one after it does.
+        assert_eq!(bytes(false, Verdict::Lost), None);
+        assert_eq!(bytes(true, arrives), Some((0, false)));
+        assert_eq!(bytes(true, arrives), Some((100, true)));
+    }
+
+    #[test]
+    fn a_thread_that_stood_still_says_so_to_runs_that_have_sent() {
+        let mut tallies = tallies();
+        tallies.beat(MS * 10);
+        assert_eq!(tallies.report(RUN).stalls.count(), 0);
+        let (mut lane, mut pair) = (lane(LinkShape::default()), Pair::new(1, 1, 2));
+        tallies.decide(RUN, &mut lane, &mut pair, MS * 10, 100);
+        tallies.beat(MS * 11);
+        tallies.beat(MS * 14);
+        // Sleeping is no stall, waking late is.
+        tallies.woke(None, MS * 100);
+        tallies.woke(Some(MS * 199), MS * 200);
+        tallies.woke(Some(MS * 300), MS * 305);
+        let stalls = tallies.report(RUN).stalls;
+        let lengths: Vec<_> = stalls.listed.iter().map(|stall| stall.length).collect();
+        assert_eq!(lengths, [MS * 3, MS * 5]);
+        assert_eq!(stalls.longest, MS * 5);
+    }
+
+    #[test]
+    fn a_run_that_is_closed_is_not_measured() {
+        let mut tallies = tallies();
+        tallies.close(RUN);
+        let (mut lane, mut pair) = (lane(LinkShape::default()), Pair::new(1, 1, 2));
+        let (verdict, mark) = tallies.decide(RUN, &mut lane, &mut pair, MS, 100);
+        assert!(matches!(verdict, Verdict::Deliver { .. }));
+        tallies.written(RUN, &mark, MS);
+        assert!(tallies.report(RUN).lanes.is_empty());
+    }
+}
