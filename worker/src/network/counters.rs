@@ -31,9 +31,11 @@ pub enum Fate {
     Duplicated,
     /// One of its bits was flipped. Not an end: it counts as well.
     Corrupted,
+    /// It was sent to the worker of its destination. Each copy of a doubled packet counts.
+    Sent,
 }
 
-const FATES: usize = Fate::Corrupted as usize + 1;
+const FATES: usize = Fate::Sent as usize + 1;
 
 /// Counts of packets by fate, at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

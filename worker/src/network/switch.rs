@@ -5,17 +5,21 @@
 //! answered. Threads get changes in the order in which they were decided, because they are sent while the
 //! control state is locked.
 //!
+//! A run whose instances are on several workers has the other switches as [`super::overlay`] reaches them, and
+//! the coordinator's word on who has which address.
+//!
 //! IPv4 only, no broadcast and no multicast. `.0.1` of a run's subnet answers pings.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use groundswell_common::ids::{InstanceId, RunId};
+use groundswell_common::ids::{Attempt, InstanceId, RunId};
 use groundswell_common::link::{NetworkConfig, RoutingPolicy};
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
@@ -26,9 +30,13 @@ use tokio::time::Instant;
 
 use super::addresses::Addresses;
 use super::counters::Counts;
+use super::overlay::counters::Underlay;
+use super::overlay::peer::{Away, Line, Peer};
+use super::overlay::receiver::{Links, Receiver};
+use super::overlay::{Others, UnderlayCounts};
 use super::plane::{Change, Command, Plane, Port, RunFacts, WAKE};
 use super::rules::{self, Rules};
-use super::{Attachment, Caps, Network, NetworkError, device};
+use super::{Attachment, Caps, Move, Network, NetworkError, device};
 
 /// Changes that may wait for a thread. Each caller waits for its own, so this is a bound on callers.
 const COMMANDS: usize = 1024;
@@ -38,6 +46,16 @@ const COMMANDS: usize = 1024;
 pub struct Switch {
     control: Mutex<Control>,
     threads: Vec<Thread>,
+    overlay: Option<Overlay>,
+}
+
+/// The way to other workers.
+#[derive(Debug)]
+struct Overlay {
+    line: Arc<Line>,
+    address: SocketAddr,
+    receiver: Thread,
+    strange: Arc<AtomicU64>,
 }
 
 /// One thread of the data plane, seen from outside.
@@ -60,6 +78,16 @@ struct Run {
     key: u64,
     addresses: Addresses,
     ports: BTreeMap<InstanceId, Arc<Port>>,
+    others: Option<Connected>,
+}
+
+/// The other workers of a run.
+#[derive(Debug)]
+struct Connected {
+    attempt: Attempt,
+    /// Their instances, and the version of each one's address.
+    instances: BTreeMap<InstanceId, (Arc<Away>, u64)>,
+    counts: Arc<Underlay>,
 }
 
 /// What the threads will say about a change.
@@ -85,7 +113,23 @@ impl Switch {
             .map(|number| Thread::start(number, spin, start))
             .collect::<std::io::Result<_>>()
             .map_err(host("start the data plane"))?;
-        Ok(Self { control: Mutex::default(), threads })
+        Ok(Self { control: Mutex::default(), threads, overlay: None })
+    }
+
+    /// Adds the way to other workers: binds `address`, whose port may be 0, and starts the thread that reads it.
+    ///
+    /// # Errors
+    /// When the address is not this host's, or this host gives no socket or thread for it.
+    pub fn with_overlay(mut self, address: SocketAddr) -> Result<Self, NetworkError> {
+        let doing = format!("open the overlay on {address}");
+        self.overlay = Some(Overlay::start(address).map_err(host(&doing))?);
+        Ok(self)
+    }
+
+    /// Datagrams that came to the overlay and are damaged, none of ours, or of no run that is open here.
+    #[must_use]
+    pub fn strange(&self) -> u64 {
+        self.overlay.as_ref().map_or(0, |overlay| overlay.strange.load(Ordering::Relaxed))
     }
 
     /// What became of the packets each instance of a run has sent, and of all together.
@@ -117,11 +161,57 @@ impl Switch {
 
     /// Hands a change to every thread. To be called with the control state locked.
     fn tell(&self, change: impl Fn(usize) -> Change) -> Result<Answers, NetworkError> {
-        self.threads
-            .iter()
-            .enumerate()
-            .map(|(number, thread)| thread.tell(change(number)))
-            .collect()
+        self.all().enumerate().map(|(number, thread)| thread.tell(change(number))).collect()
+    }
+
+    /// The threads of the data plane, then the overlay's.
+    fn all(&self) -> impl Iterator<Item = &Thread> {
+        self.threads.iter().chain(self.overlay.as_ref().map(|overlay| &overlay.receiver))
+    }
+
+    /// Decides on the other workers of a run and hands them on.
+    fn join(&self, run: &RunId, others: &Others) -> Result<Answers, NetworkError> {
+        let Some(overlay) = &self.overlay else {
+            return Err(NetworkError::Unsupported {
+                what: "reach other workers".to_owned(),
+                instead: "give the worker an overlay address".to_owned(),
+            });
+        };
+        let mut control = self.lock();
+        let run = control.run(run)?;
+        if run.others.is_some() {
+            return Err(NetworkError::Refused(
+                "the run's workers are connected already".to_owned(),
+            ));
+        }
+        let counts = Arc::new(Underlay::default());
+        let links = Arc::new(overlay.links(others, &counts));
+        let mut instances = BTreeMap::new();
+        for (&number, (away, address)) in &links.instances {
+            run.addresses.seize(InstanceId(number), *address).map_err(refused)?;
+            instances.insert(InstanceId(number), (Arc::clone(away), 0));
+        }
+        run.others = Some(Connected { attempt: others.attempt, instances, counts });
+        let key = run.key;
+        self.tell(|_| Change::Connect { run: key, links: Arc::clone(&links) })
+    }
+
+    /// Decides on the new address of an instance of another worker and hands it on.
+    fn relocate(&self, run: &RunId, place: Move) -> Result<Answers, NetworkError> {
+        let mut control = self.lock();
+        let Some(run) = control.runs.get_mut(run) else { return Ok(Answers::new()) };
+        let Some(others) = &mut run.others else { return Ok(Answers::new()) };
+        let Some((away, version)) = others.instances.get_mut(&place.instance) else {
+            return Ok(Answers::new());
+        };
+        if others.attempt != place.attempt || *version >= place.version {
+            return Ok(Answers::new());
+        }
+        let (from, to) = (run.addresses.of(place.instance), place.address);
+        run.addresses.seize(place.instance, to).map_err(refused)?;
+        *version = place.version;
+        let (key, away) = (run.key, Arc::clone(away));
+        self.tell(|_| Change::Place { run: key, away: Arc::clone(&away), from, to })
     }
 
     /// Decides on an attachment and hands it on.
@@ -158,9 +248,16 @@ impl Switch {
         let Some(port) = run.ports.get(&instance).map(Arc::clone) else {
             return Err(NetworkError::Refused(format!("instance {instance} is not attached")));
         };
-        let from = run.addresses.of(instance).expect("an attached instance has an address");
-        let to = config.ipv4.unwrap_or(from);
-        run.addresses.claim(instance, to).map_err(refused)?;
+        let from = run.addresses.of(instance);
+        // It may have lost its former one to an instance elsewhere that was told earlier than we.
+        let Some(to) = config.ipv4.or(from) else {
+            return Err(NetworkError::Refused(format!("instance {instance} has no address")));
+        };
+        match run.others {
+            None => run.addresses.claim(instance, to),
+            Some(_) => run.addresses.seize(instance, to),
+        }
+        .map_err(refused)?;
         let (key, owner) = (run.key, self.owner(port.token));
         self.tell(|thread| Change::Configure {
             run: key,
@@ -183,15 +280,19 @@ impl Control {
 
 impl Thread {
     fn start(number: usize, spin: Duration, start: Instant) -> std::io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        let wake = Arc::new(wake);
-        let (commands, inbox) = sync_channel(COMMANDS);
-        let plane = Plane::new(epoll, Arc::clone(&wake), inbox, spin, start);
-        let handle = std::thread::Builder::new()
-            .name(format!("gs-net-{number}"))
-            .spawn(move || plane.run())?;
+        let body = move |parts: ThreadParts| {
+            Plane::new(parts.epoll, parts.wake, parts.inbox, spin, start).run();
+        };
+        Self::with(format!("gs-net-{number}"), ThreadParts::new()?, body)
+    }
+
+    fn with(
+        name: String,
+        (parts, commands): (ThreadParts, SyncSender<Command>),
+        body: impl FnOnce(ThreadParts) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let wake = Arc::clone(&parts.wake);
+        let handle = std::thread::Builder::new().name(name).spawn(move || body(parts))?;
         Ok(Self { commands, wake, handle: Some(handle) })
     }
 
@@ -201,6 +302,61 @@ impl Thread {
         // It fails when the counter is full, and then the thread is awake.
         let _ = self.wake.write(1);
         Ok(answer)
+    }
+}
+
+/// What every thread is woken by and told through.
+struct ThreadParts {
+    epoll: Epoll,
+    wake: Arc<EventFd>,
+    inbox: mpsc::Receiver<Command>,
+}
+
+impl ThreadParts {
+    /// The epoll watches the eventfd under the token [`WAKE`].
+    fn new() -> std::io::Result<(Self, SyncSender<Command>)> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        let (commands, inbox) = sync_channel(COMMANDS);
+        Ok((Self { epoll, wake: Arc::new(wake), inbox }, commands))
+    }
+}
+
+impl Overlay {
+    fn start(address: SocketAddr) -> std::io::Result<Self> {
+        let line = Arc::new(Line::bind(address)?);
+        let address = line.address()?;
+        let strange = Arc::new(AtomicU64::new(0));
+        let (parts, commands) = ThreadParts::new()?;
+        line.watch(&parts.epoll)?;
+        let (own, counted) = (Arc::clone(&line), Arc::clone(&strange));
+        let body = move |parts: ThreadParts| {
+            Receiver::new(own, parts.epoll, parts.wake, parts.inbox, counted).run();
+        };
+        let receiver = Thread::with("gs-overlay".to_owned(), (parts, commands), body)?;
+        Ok(Self { line, address, receiver, strange })
+    }
+
+    fn links(&self, others: &Others, counts: &Arc<Underlay>) -> Links {
+        let attempt = others.attempt.0;
+        let mut links = Links {
+            key: others.key,
+            attempt,
+            peers: Vec::new(),
+            instances: HashMap::new(),
+            counts: Arc::clone(counts),
+        };
+        for (address, instances) in &others.workers {
+            let (line, counts) = (Arc::clone(&self.line), Arc::clone(counts));
+            let peer = Arc::new(Peer::new(line, *address, others.key, attempt, counts));
+            links.instances.extend(instances.iter().map(|(instance, address)| {
+                let away = Away { instance: instance.0, peer: Arc::clone(&peer) };
+                (instance.0, (Arc::new(away), *address))
+            }));
+            links.peers.push(peer);
+        }
+        links
     }
 }
 
@@ -236,8 +392,26 @@ impl Network for Switch {
             impairment: true,
             rules: true,
             egress: false,
-            workers: false,
+            workers: self.overlay.is_some(),
         }
+    }
+
+    fn overlay_address(&self) -> Option<SocketAddr> {
+        self.overlay.as_ref().map(|overlay| overlay.address)
+    }
+
+    async fn connect(&self, run: &RunId, others: Others) -> Result<(), NetworkError> {
+        let answers = self.join(run, &others)?;
+        done(answers).await
+    }
+
+    async fn place(&self, run: &RunId, place: Move) -> Result<(), NetworkError> {
+        let answers = self.relocate(run, place)?;
+        done(answers).await
+    }
+
+    fn underlay(&self, run: &RunId) -> Option<UnderlayCounts> {
+        Some(self.lock().runs.get(run)?.others.as_ref()?.counts.read())
     }
 
     async fn open(&self, run: &RunId, subnet: Ipv4Net, seed: u64) -> Result<(), NetworkError> {
@@ -253,7 +427,8 @@ impl Network for Switch {
             let key = control.named;
             let addresses = Addresses::new(subnet);
             let (gateway, broadcast) = (addresses.gateway(), addresses.broadcast());
-            control.runs.insert(run.clone(), Run { key, addresses, ports: BTreeMap::new() });
+            let opened = Run { key, addresses, ports: BTreeMap::new(), others: None };
+            control.runs.insert(run.clone(), opened);
             self.tell(|_| Change::Open(RunFacts { key, seed, gateway, broadcast }))?
         };
         done(answers).await
@@ -317,11 +492,13 @@ impl Network for Switch {
 
 impl Drop for Switch {
     fn drop(&mut self) {
-        for thread in &self.threads {
+        for thread in self.all() {
             // A thread that has ended needs no telling.
             let _ = thread.tell(Change::Stop);
         }
-        for handle in self.threads.iter_mut().filter_map(|thread| thread.handle.take()) {
+        let receiver = self.overlay.as_mut().map(|overlay| &mut overlay.receiver);
+        let threads = self.threads.iter_mut().chain(receiver);
+        for handle in threads.filter_map(|thread| thread.handle.take()) {
             let _ = handle.join();
         }
     }

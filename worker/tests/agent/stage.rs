@@ -79,6 +79,7 @@ impl Stage {
             runtimes: Vec::new(),
             labels: BTreeMap::new(),
             spawner: None,
+            overlay_address: None,
         };
         let parts = Parts {
             runtimes: vec![Arc::new(runtime.clone())],
@@ -146,6 +147,8 @@ impl Stage {
             }],
             share: vec![InstanceRange { group: 0, first: InstanceId(0), first_in_group: 0, count }],
             workers: vec![self.worker.clone()],
+            peers: Vec::new(),
+            network_key: 0,
             options: RunOptions::default(),
             limits: Limits { stop_grace: Duration::from_millis(300), ..Limits::default() },
             trace: BTreeMap::new(),
