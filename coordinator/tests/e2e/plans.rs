@@ -40,6 +40,22 @@ fn ping_pong_measures_the_latency_it_asked_for() {
 }
 
 #[test]
+fn ping_pong_measures_it_between_two_workers() {
+    // One instance on each; both take new addresses, so the coordinator decides about them as well.
+    for composition in
+        [Composition::netns("ping-pong", "ping-pong", 2), Composition::docker("ping-pong", "ping-pong", 2)]
+    {
+        let home = Home::new();
+        home.submit(&composition, &["--workers", "2", "--collect"])
+            .ends_with(0)
+            .says("2 = 2 success")
+            .says("all accounted for");
+        let events = home.run(&["events", "latest"]);
+        drop(events);
+    }
+}
+
+#[test]
 fn the_javascript_sdk_runs_unchanged() {
     passes(&Composition::netns("example-js", "output", 1), &[]);
     passes(&Composition::netns("example-js", "sync", 5), &[]);
