@@ -11,6 +11,7 @@
 //! counters   what became of packets
 //! switch     the default network: its control side
 //! plane      its data plane, one thread each
+//! thread     such a thread seen from outside
 //! goal       where a packet goes: an interface, or another worker
 //! overlay    between workers
 //! ```
@@ -36,6 +37,7 @@ mod queue;
 pub mod rules;
 pub mod shape;
 pub mod switch;
+mod thread;
 pub mod wire;
 
 /// What a network can do. What it cannot is refused before the run starts, or when it is asked for.

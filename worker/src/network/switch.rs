@@ -10,60 +10,34 @@
 //!
 //! IPv4 only, no broadcast and no multicast. `.0.1` of a run's subnet answers pings.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use groundswell_common::ids::{Attempt, InstanceId, RunId};
 use groundswell_common::link::{NetworkConfig, RoutingPolicy};
 use ipnet::Ipv4Net;
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::addresses::Addresses;
 use super::counters::Counts;
 use super::overlay::counters::Underlay;
-use super::overlay::peer::{Away, Line, Peer};
-use super::overlay::receiver::{Links, Receiver};
+use super::overlay::end::End;
+use super::overlay::peer::Away;
 use super::overlay::{Others, UnderlayCounts};
-use super::plane::{Change, Command, Plane, Port, RunFacts, WAKE};
+use super::plane::{Change, Port, RunFacts};
 use super::rules::{self, Rules};
+use super::thread::{Answers, Thread, done, host};
 use super::{Attachment, Caps, Move, Network, NetworkError, device};
-
-/// Changes that may wait for a thread. Each caller waits for its own, so this is a bound on callers.
-const COMMANDS: usize = 1024;
 
 /// The userspace switch. Dropping it ends its threads.
 #[derive(Debug)]
 pub struct Switch {
     control: Mutex<Control>,
     threads: Vec<Thread>,
-    overlay: Option<Overlay>,
-}
-
-/// The way to other workers.
-#[derive(Debug)]
-struct Overlay {
-    line: Arc<Line>,
-    address: SocketAddr,
-    receiver: Thread,
-    strange: Arc<AtomicU64>,
-}
-
-/// One thread of the data plane, seen from outside.
-#[derive(Debug)]
-struct Thread {
-    commands: SyncSender<Command>,
-    wake: Arc<EventFd>,
-    handle: Option<JoinHandle<()>>,
+    overlay: Option<End>,
 }
 
 #[derive(Debug, Default)]
@@ -89,9 +63,6 @@ struct Connected {
     instances: BTreeMap<InstanceId, (Arc<Away>, u64)>,
     counts: Arc<Underlay>,
 }
-
-/// What the threads will say about a change.
-type Answers = Vec<oneshot::Receiver<Result<(), Errno>>>;
 
 impl Switch {
     /// Starts a switch with so many data-plane threads, at least one.
@@ -122,14 +93,14 @@ impl Switch {
     /// When the address is not this host's, or this host gives no socket or thread for it.
     pub fn with_overlay(mut self, address: SocketAddr) -> Result<Self, NetworkError> {
         let doing = format!("open the overlay on {address}");
-        self.overlay = Some(Overlay::start(address).map_err(host(&doing))?);
+        self.overlay = Some(End::start(address).map_err(host(&doing))?);
         Ok(self)
     }
 
     /// Datagrams that came to the overlay and are damaged, none of ours, or of no run that is open here.
     #[must_use]
     pub fn strange(&self) -> u64 {
-        self.overlay.as_ref().map_or(0, |overlay| overlay.strange.load(Ordering::Relaxed))
+        self.overlay.as_ref().map_or(0, End::strange)
     }
 
     /// What became of the packets each instance of a run has sent, and of all together.
@@ -278,109 +249,8 @@ impl Control {
     }
 }
 
-impl Thread {
-    fn start(number: usize, spin: Duration, start: Instant) -> std::io::Result<Self> {
-        let body = move |parts: ThreadParts| {
-            Plane::new(parts.epoll, parts.wake, parts.inbox, spin, start).run();
-        };
-        Self::with(format!("gs-net-{number}"), ThreadParts::new()?, body)
-    }
-
-    fn with(
-        name: String,
-        (parts, commands): (ThreadParts, SyncSender<Command>),
-        body: impl FnOnce(ThreadParts) + Send + 'static,
-    ) -> std::io::Result<Self> {
-        let wake = Arc::clone(&parts.wake);
-        let handle = std::thread::Builder::new().name(name).spawn(move || body(parts))?;
-        Ok(Self { commands, wake, handle: Some(handle) })
-    }
-
-    fn tell(&self, change: Change) -> Result<oneshot::Receiver<Result<(), Errno>>, NetworkError> {
-        let (done, answer) = oneshot::channel();
-        self.commands.send(Command { change, done }).map_err(|_| dead())?;
-        // It fails when the counter is full, and then the thread is awake.
-        let _ = self.wake.write(1);
-        Ok(answer)
-    }
-}
-
-/// What every thread is woken by and told through.
-struct ThreadParts {
-    epoll: Epoll,
-    wake: Arc<EventFd>,
-    inbox: mpsc::Receiver<Command>,
-}
-
-impl ThreadParts {
-    /// The epoll watches the eventfd under the token [`WAKE`].
-    fn new() -> std::io::Result<(Self, SyncSender<Command>)> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        let (commands, inbox) = sync_channel(COMMANDS);
-        Ok((Self { epoll, wake: Arc::new(wake), inbox }, commands))
-    }
-}
-
-impl Overlay {
-    fn start(address: SocketAddr) -> std::io::Result<Self> {
-        let line = Arc::new(Line::bind(address)?);
-        let address = line.address()?;
-        let strange = Arc::new(AtomicU64::new(0));
-        let (parts, commands) = ThreadParts::new()?;
-        line.watch(&parts.epoll)?;
-        let (own, counted) = (Arc::clone(&line), Arc::clone(&strange));
-        let body = move |parts: ThreadParts| {
-            Receiver::new(own, parts.epoll, parts.wake, parts.inbox, counted).run();
-        };
-        let receiver = Thread::with("gs-overlay".to_owned(), (parts, commands), body)?;
-        Ok(Self { line, address, receiver, strange })
-    }
-
-    fn links(&self, others: &Others, counts: &Arc<Underlay>) -> Links {
-        let attempt = others.attempt.0;
-        let mut links = Links {
-            key: others.key,
-            attempt,
-            peers: Vec::new(),
-            instances: HashMap::new(),
-            counts: Arc::clone(counts),
-        };
-        for (address, instances) in &others.workers {
-            let (line, counts) = (Arc::clone(&self.line), Arc::clone(counts));
-            let peer = Arc::new(Peer::new(line, *address, others.key, attempt, counts));
-            links.instances.extend(instances.iter().map(|(instance, address)| {
-                let away = Away { instance: instance.0, peer: Arc::clone(&peer) };
-                (instance.0, (Arc::new(away), *address))
-            }));
-            links.peers.push(peer);
-        }
-        links
-    }
-}
-
-/// Waits until every thread has done it.
-async fn done(answers: Answers) -> Result<(), NetworkError> {
-    for answer in answers {
-        answer
-            .await
-            .map_err(|_| dead())?
-            .map_err(|errno| host("watch the interface")(errno.into()))?;
-    }
-    Ok(())
-}
-
 fn refused(why: super::addresses::AddressRefused) -> NetworkError {
     NetworkError::Refused(why.to_string())
-}
-
-fn host(doing: &str) -> impl Fn(std::io::Error) -> NetworkError {
-    move |source| NetworkError::Host { doing: doing.to_owned(), source }
-}
-
-fn dead() -> NetworkError {
-    host("reach the data plane")(std::io::Error::other("its thread has ended"))
 }
 
 #[async_trait]

@@ -172,7 +172,10 @@ impl Stage {
 
     /// A share of `count` instances that has been started.
     pub(crate) async fn running(&self, count: u32) -> Assignment {
-        let assignment = self.assignment(count);
+        self.running_as(self.assignment(count)).await
+    }
+
+    pub(crate) async fn running_as(&self, assignment: Assignment) -> Assignment {
         self.want(1, &[(&assignment, Want::Run)]).await;
         self.reported(|event| *event == ShareEvent::Prepared).await;
         self.sync.tell(SyncEvent::Started).await;

@@ -15,6 +15,7 @@
 //! counters  what became of packets between workers
 //! peer      another worker, and the sending side of a pair
 //! receiver  the thread that takes what arrives
+//! end       this worker's socket and that thread
 //! ```
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use groundswell_common::ids::{Attempt, InstanceId};
 
 pub(super) mod counters;
 mod delay;
+pub(super) mod end;
 mod header;
 pub(super) mod peer;
 pub(super) mod receiver;

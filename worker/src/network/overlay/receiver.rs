@@ -3,8 +3,8 @@
 //! It gets the same [`Change`]s as the threads of the data plane, and answers them in the same way. It also sends
 //! the probes by which the delay between workers is known.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -44,7 +44,7 @@ pub(in crate::network) struct Links {
     pub(in crate::network) attempt: u32,
     pub(in crate::network) peers: Vec<Arc<Peer>>,
     /// The instances that are not here, with their addresses at the start.
-    pub(in crate::network) instances: HashMap<u32, (Arc<Away>, Ipv4Addr)>,
+    pub(in crate::network) instances: BTreeMap<u32, (Arc<Away>, Ipv4Addr)>,
     pub(in crate::network) counts: Arc<Underlay>,
 }
 
