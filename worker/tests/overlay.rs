@@ -15,7 +15,7 @@ use groundswell_worker::network::counters::Fate;
 use groundswell_worker::network::overlay::{Others, UnderlayCounts};
 use groundswell_worker::network::switch::Switch;
 use groundswell_worker::network::{Attachment, Move, Network as _};
-use host::Host;
+use host::{Host, ping};
 use pipe::Pipe;
 use relay::{Relay, Treatment};
 use tokio::time::Instant;
@@ -182,6 +182,7 @@ async fn packets_arrive_with_the_shape() {
     let pair = Pair::new(1).await;
     let (one, two) = (pair.one.udp(), pair.two.udp());
     assert_eq!(send(&one, at(3), &two, b"hello").ip(), at(2));
+    assert!(ping(&pair.one.host, at(3), LIMIT).is_some());
     pair.shape(LinkShape { latency: MS * 100, ..LinkShape::default() }).await;
     let slow = round_trip(&one, &two);
     assert!((MS * 199..MS * 215).contains(&slow), "{slow:?}");
