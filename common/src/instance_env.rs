@@ -102,6 +102,8 @@ mod tests {
             seed: 1,
             groups: vec![group],
             share: Vec::new(),
+            peers: Vec::new(),
+            network_key: 0,
             workers: Vec::new(),
             options: RunOptions {
                 log_level: "debug".to_owned(),

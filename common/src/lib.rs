@@ -4,6 +4,7 @@
 //! NATS, the object store and telemetry.
 
 // The vocabulary.
+pub mod addresses;
 pub mod api;
 pub mod composition;
 pub mod diagnostic;

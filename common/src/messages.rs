@@ -1,7 +1,7 @@
 //! What coordinator and worker tell each other. MessagePack with named fields; unknown fields are tolerated.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -190,6 +190,12 @@ pub struct Assignment {
     pub share: Vec<InstanceRange>,
     /// Every worker that takes part, this one included.
     pub workers: Vec<WorkerId>,
+    /// Every other worker that takes part, as the data network needs to know it.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
+    /// Names the run between its workers' switches. Drawn at random, so that nobody else can guess it.
+    #[serde(default)]
+    pub network_key: u64,
     /// Runner options.
     pub options: RunOptions,
     /// Time limits.
@@ -197,6 +203,17 @@ pub struct Assignment {
     /// W3C trace context of the run's span, `traceparent` and `tracestate`.
     #[serde(default)]
     pub trace: BTreeMap<String, String>,
+}
+
+/// Another worker of a run, and what the data network reaches there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Where its switch takes packets; absent when it has no overlay.
+    pub overlay: Option<SocketAddr>,
+    /// Its instances.
+    pub share: Vec<InstanceRange>,
 }
 
 /// One instance of a share.
@@ -225,7 +242,7 @@ impl Assignment {
     /// The address of an instance at start: the subnet's `.0.2` for the first one, then upwards.
     #[must_use]
     pub fn address(&self, instance: InstanceId) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.subnet.network()) + 2 + instance.0)
+        first_address(self.subnet, instance)
     }
 
     /// The host name of an instance, unique within the run.
@@ -233,6 +250,12 @@ impl Assignment {
     pub fn hostname(&self, instance: InstanceId) -> String {
         format!("i{instance}-{}", &self.run.as_str()[12..])
     }
+}
+
+/// The address of an instance at start: `.0.2` of its run's subnet for the first one, then upwards.
+#[must_use]
+pub fn first_address(subnet: Ipv4Net, instance: InstanceId) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(subnet.network()) + 2 + instance.0)
 }
 
 /// What a worker should make of a share.
@@ -299,6 +322,9 @@ pub struct Registration {
     /// Labels for placement.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Where its switch takes packets of other workers.
+    #[serde(default)]
+    pub overlay: Option<SocketAddr>,
 }
 
 /// The coordinator's answer to a registration.
@@ -431,6 +457,57 @@ pub enum ShareEvent {
     },
     /// Nothing of the share is left on the host.
     Cleaned,
+}
+
+/// A worker asks for an address for one of its instances, in a run that other workers take part in.
+/// May be asked again: the same address is granted again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressClaim {
+    /// The run.
+    pub run: RunId,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The address it wants.
+    pub address: Ipv4Addr,
+}
+
+/// The coordinator's answer to a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressAnswer {
+    /// The instance has it, and every other worker of the run sends there.
+    Granted,
+    /// It is not to be had.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// A worker of the run has not answered yet: ask again.
+    Pending,
+}
+
+/// An instance of another worker has a new address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressChange {
+    /// The run.
+    pub run: RunId,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// Counts the changes of the run. An older one of the same instance changes nothing.
+    pub version: u64,
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
+/// A worker's answer to a change: it sends there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressTaken {
+    /// The version it was told.
+    pub version: u64,
 }
 
 /// A line an instance printed, on its way to whoever watches.

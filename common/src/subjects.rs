@@ -6,6 +6,8 @@
 //!            gs.v1.register.<worker>    request, reply      worker      -> coordinator
 //!            gs.v1.heartbeat.<worker>   request, reply      worker      -> coordinator
 //!            gs.v1.report.<worker>      request, reply      worker      -> coordinator
+//!            gs.v1.claim.<worker>       request, reply      worker      -> coordinator
+//!            gs.v1.address.<worker>     request, reply      coordinator -> worker
 //!            gs.v1.api.<call>           request, reply      command line -> coordinator
 //!            gs.v1.status.<run>         core                coordinator -> whoever watches
 //!            gs.v1.event.<run>          core                worker, coordinator -> whoever watches
@@ -33,6 +35,8 @@ pub const REGISTER_ALL: &str = "gs.v1.register.*";
 pub const HEARTBEAT_ALL: &str = "gs.v1.heartbeat.*";
 /// Every worker's reports.
 pub const REPORT_ALL: &str = "gs.v1.report.*";
+/// Every worker's claims of addresses.
+pub const CLAIM_ALL: &str = "gs.v1.claim.*";
 /// Every call of the command line.
 pub const API_ALL: &str = "gs.v1.api.*";
 
@@ -64,6 +68,18 @@ pub fn heartbeat(worker: &WorkerId) -> String {
 #[must_use]
 pub fn report(worker: &WorkerId) -> String {
     format!("gs.v1.report.{worker}")
+}
+
+/// Subject on which `worker` claims addresses for its instances.
+#[must_use]
+pub fn claim(worker: &WorkerId) -> String {
+    format!("gs.v1.claim.{worker}")
+}
+
+/// Subject on which `worker` hears of new addresses of other workers' instances.
+#[must_use]
+pub fn address(worker: &WorkerId) -> String {
+    format!("gs.v1.address.{worker}")
 }
 
 /// Subject of one call of the command line, `submit` for example.

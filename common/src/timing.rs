@@ -73,5 +73,8 @@ pub const OUTCOME_GRACE: Duration = Duration::from_secs(45);
 pub const COLLECT_TIMEOUT: Duration = Duration::from_secs(1800);
 /// How long a request on the bus may go unanswered before it is sent again.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the workers of a run may take to hear of an instance's new address.
+pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 const _: () = assert!(Lease::DEFAULT.is_ordered());
+const _: () = assert!(REQUEST_TIMEOUT.as_secs() * 3 < ADDRESS_TIMEOUT.as_secs());

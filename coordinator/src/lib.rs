@@ -1,7 +1,7 @@
 //! Plans runs, assigns instances to workers, reports.
 //!
 //! ```text
-//! run, placement, workers, events      decide; pure, time is an argument
+//! run, placement, workers, directory   decide; pure, time is an argument
 //! build                                from a plan's source to an image in the object store
 //! parts                                what a run needs before it can be placed, and its sync log
 //! ledger, assignments, record          one thin shell per place where something is kept
@@ -10,6 +10,7 @@
 
 pub mod assignments;
 pub mod build;
+pub mod directory;
 pub mod events;
 pub mod ledger;
 pub mod parts;

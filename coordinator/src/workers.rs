@@ -1,6 +1,7 @@
 //! What the coordinator knows of its workers, and which of them count as silent or lost.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use groundswell_common::api::WorkerStatus;
@@ -164,6 +165,12 @@ impl Workers {
             .collect()
     }
 
+    /// Where a worker's switch takes packets of other workers.
+    #[must_use]
+    pub fn overlay(&self, worker: &WorkerId) -> Option<SocketAddr> {
+        self.known.get(worker)?.registration.overlay
+    }
+
     /// The version of each worker that is there.
     pub fn versions(&self) -> impl Iterator<Item = (&WorkerId, &str)> {
         self.known.iter().map(|(worker, known)| (worker, known.registration.version.as_str()))
@@ -225,6 +232,7 @@ mod tests {
             runtimes: vec![RuntimeKind::Netns],
             notes: vec![],
             labels: BTreeMap::new(),
+            overlay: None,
         }
     }
 

@@ -2,11 +2,16 @@
 
 mod fakes;
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use fakes::{Behavior, FakeWorker, Stack, request};
+use futures::StreamExt as _;
 use groundswell_common::api::{CancelRequest, RefusalKind, RunRequest, RunsRequest, WorkerStatus};
+use groundswell_common::bus::decode;
 use groundswell_common::fidelity::Grade;
+use groundswell_common::ids::{Attempt, InstanceId};
+use groundswell_common::messages::{AddressAnswer, AddressChange, AddressClaim, AddressTaken};
 use groundswell_common::outcome::Outcome;
 use groundswell_common::run::{RunEvent, RunPhase, RunRecord, RunStatus, Verdict};
 use groundswell_coordinator::ledger::LedgerError;
@@ -207,5 +212,58 @@ async fn a_second_coordinator_is_refused_while_the_first_is_at_work() {
         panic!("not refused");
     };
     assert_eq!(name, "first");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_is_granted_when_every_other_worker_has_heard_of_it() {
+    let mut stack = Stack::start().await;
+    let _workers = stack.workers(&[Behavior::Hang, Behavior::Hang]).await;
+    let mut changes = stack.bus.client().subscribe("gs.v1.address.w1").await.expect("subscribed");
+    let accepted = stack.submit(&request(4)).await.expect("accepted");
+    stack.until(&accepted, |status| status.phase == RunPhase::Running).await;
+
+    let claim = |instance, last| AddressClaim {
+        run: accepted.run.clone(),
+        attempt: Attempt::FIRST,
+        instance: InstanceId(instance),
+        address: Ipv4Addr::new(16, 0, 1, last),
+    };
+    let ask = |worker: &str, claim: AddressClaim| {
+        let (bus, subject) = (stack.bus.clone(), format!("gs.v1.claim.{worker}"));
+        async move { bus.request::<AddressAnswer>(subject, &claim).await.expect("answered") }
+    };
+    let bus = stack.bus.clone();
+    let mut told = async || {
+        let message = changes.next().await.expect("told");
+        let change: AddressChange = decode(&message.payload).expect("a change");
+        bus.reply(&message, &AddressTaken { version: change.version }).await;
+        (change.instance.0, change.version, change.address.octets()[3])
+    };
+    // Instances 0 and 1 are on w0, the others on w1.
+    assert_eq!(tokio::join!(ask("w0", claim(0, 1)), told()), (AddressAnswer::Granted, (0, 1, 1)));
+    // Its answer was lost: the same change, told again.
+    assert_eq!(tokio::join!(ask("w0", claim(0, 1)), told()), (AddressAnswer::Granted, (0, 1, 1)));
+    assert_eq!(tokio::join!(ask("w0", claim(1, 2)), told()), (AddressAnswer::Granted, (1, 2, 2)));
+    // w0 does not listen here, so the answer is to ask again.
+    assert_eq!(ask("w1", claim(2, 3)).await, AddressAnswer::Pending);
+    for (worker, claim, why) in [
+        ("w1", claim(3, 1), "taken by instance 0"),
+        ("w1", claim(3, 3), "taken by instance 2"),
+        ("w1", claim(0, 7), "not on worker w1"),
+        ("w0", claim(9, 7), "not on worker w0"),
+        ("w1", AddressClaim { attempt: Attempt(2), ..claim(3, 8) }, "is over"),
+        ("w1", AddressClaim { address: [17, 0, 0, 2].into(), ..claim(3, 8) }, "subnet"),
+    ] {
+        let answer = ask(worker, claim).await;
+        assert!(
+            matches!(&answer, AddressAnswer::Refused { reason } if reason.contains(why)),
+            "{answer:?}"
+        );
+    }
+    let cancel =
+        CancelRequest { run: accepted.run.clone(), kill: true, reason: "enough".to_owned() };
+    let _: RunStatus = stack.call("cancel", &cancel).await.expect("answered");
+    stack.cleaned(&accepted).await;
     stack.stop().await;
 }

@@ -1,6 +1,7 @@
 //! What a worker is told when it starts: a TOML file, and flags and environment variables that win over it.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use groundswell_common::bus::BusConfig;
@@ -26,6 +27,9 @@ pub struct WorkerConfig {
     pub runtimes: Vec<RuntimeKind>,
     /// Labels for placement.
     pub labels: BTreeMap<String, String>,
+    /// Where its switch takes packets of other workers, `address` or `address:port`; absent is the address that
+    /// reaches NATS, and a port of the kernel's choice.
+    pub overlay_address: Option<String>,
     /// The program that makes namespaces; absent is this program itself.
     pub spawner: Option<PathBuf>,
 }
@@ -64,6 +68,9 @@ pub enum ConfigError {
     /// The name is not one.
     #[error("the worker cannot have this name")]
     Name(#[from] InvalidId),
+    /// The overlay's address is not one.
+    #[error("`{0}` is not an address of the overlay: write 10.0.0.5 or 10.0.0.5:4790")]
+    Overlay(String),
     /// A label is not one.
     #[error("`{0}` is not a label: write key=value")]
     Label(String),
@@ -83,6 +90,8 @@ pub struct WorkerFile {
     pub runtimes: Vec<RuntimeKind>,
     /// Labels for placement.
     pub labels: BTreeMap<String, String>,
+    /// Where its switch takes packets of other workers, `address` or `address:port`.
+    pub overlay_address: Option<String>,
     /// How to reach NATS.
     pub nats: NatsSection,
     /// The object store.
@@ -134,6 +143,10 @@ pub struct RunFlags {
         value_name = "KEY=VALUE"
     )]
     pub labels: Vec<String>,
+    /// Where other workers send the packets of the data network: address or address:port. Without it, the
+    /// address that reaches NATS and any free port.
+    #[arg(long, env = "GROUNDSWELL_OVERLAY_ADDRESS", value_name = "ADDRESS")]
+    pub overlay_address: Option<String>,
     /// Directory for images and for outputs on their way.
     #[arg(long, env = "GROUNDSWELL_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -168,6 +181,17 @@ impl WorkerConfig {
             None => WorkerFile::default(),
         };
         Self::merge(flags, file)
+    }
+
+    /// The address the overlay is to be bound to, when one is given.
+    ///
+    /// # Errors
+    /// When it is not an address.
+    pub fn overlay(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        let Some(text) = &self.overlay_address else { return Ok(None) };
+        let alone = || text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 0));
+        let address = text.parse().or_else(|_| alone());
+        address.map(Some).map_err(|_| ConfigError::Overlay(text.clone()))
     }
 
     fn merge(flags: &RunFlags, file: WorkerFile) -> Result<Self, ConfigError> {
@@ -210,6 +234,7 @@ impl WorkerConfig {
             slots: flags.slots.or(file.slots),
             runtimes: file.runtimes,
             labels,
+            overlay_address: flags.overlay_address.clone().or(file.overlay_address),
             spawner: None,
             id,
         })
@@ -250,6 +275,23 @@ mod tests {
         };
         let config = WorkerConfig::merge(&flags, file).expect("whole");
         assert_eq!((config.slots, config.labels["zone"].as_str()), (Some(9), "b"));
+    }
+
+    #[test]
+    fn an_overlay_address_has_a_port_or_not() {
+        let overlay = |text: &str| {
+            let flags = RunFlags {
+                nats: Some("nats://a".into()),
+                objects: Some("file:///tmp/x".into()),
+                overlay_address: Some(text.into()),
+                ..RunFlags::default()
+            };
+            WorkerConfig::merge(&flags, WorkerFile::default()).expect("whole").overlay()
+        };
+        assert_eq!(overlay("10.0.0.5").expect("one"), Some(([10, 0, 0, 5], 0).into()));
+        assert_eq!(overlay("10.0.0.5:4790").expect("one"), Some(([10, 0, 0, 5], 4790).into()));
+        assert!(overlay("fd00::5").expect("one").is_some());
+        assert!(overlay("host3").expect_err("a name").to_string().contains("host3"));
     }
 
     #[test]

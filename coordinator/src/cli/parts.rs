@@ -243,6 +243,7 @@ pub(crate) fn run_worker(
             runtimes: Vec::new(),
             labels: BTreeMap::new(),
             spawner: None,
+            overlay_address: None,
         };
         groundswell_worker::agent::run(config, shutdown).await
     })

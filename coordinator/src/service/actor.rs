@@ -140,6 +140,7 @@ impl Actor {
             Incoming::Register(message) => self.register(message),
             Incoming::Heartbeat(message) => self.heartbeat(message),
             Incoming::Report(message) => self.report(message),
+            Incoming::Claim(message) => self.claim(message),
             Incoming::Call(message) => self.call(message),
             Incoming::Event(message) => self.event(&message),
         }
@@ -212,6 +213,8 @@ impl Actor {
             request,
             outline,
             subnet,
+            network_key: rand::random(),
+            directory: None,
             start_time: String::new(),
             start_offset_ms: 0,
             groups: Vec::new(),

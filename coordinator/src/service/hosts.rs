@@ -119,8 +119,8 @@ impl Actor {
                 self.unassigned.insert(worker);
                 continue;
             }
-            let shares =
-                self.live.values().filter_map(|live| live.desired(&worker)).collect::<Vec<_>>();
+            let shares = self.live.values().filter_map(|live| live.desired(&worker, &self.workers));
+            let shares = shares.collect::<Vec<_>>();
             let span = info_span!("assign", worker = %worker, runs = shares.len());
             let desired = Desired { term: self.ledger.term(), shares };
             let (assignments, ending) = (self.assignments.clone(), self.ending.clone());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use groundswell_common::api::SubmitRequest;
 use groundswell_common::ids::{RunId, WorkerId};
-use groundswell_common::messages::{Assignment, DesiredShare, GroupSpec, ImageRef};
+use groundswell_common::messages::{Assignment, DesiredShare, GroupSpec, ImageRef, Peer};
 use groundswell_common::run::{RunEvent, RunPhase, RunRecord, RunStatus};
 use groundswell_common::telemetry;
 use ipnet::Ipv4Net;
@@ -12,11 +12,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
+use crate::directory::Directory;
 use crate::events::EventLog;
 use crate::ledger::LedgerRun;
 use crate::parts::Outline;
 use crate::record::RECORD_VERSION;
 use crate::run::Run;
+use crate::workers::Workers;
 
 /// A run and everything that belongs to it.
 pub(super) struct Live {
@@ -25,6 +27,10 @@ pub(super) struct Live {
     pub(super) outline: Outline,
     pub(super) seed: u64,
     pub(super) subnet: Ipv4Net,
+    /// Names the run between its workers' switches.
+    pub(super) network_key: u64,
+    /// Who has which address, once an instance has claimed one.
+    pub(super) directory: Option<Directory>,
     pub(super) start_time: String,
     /// From the submission to the start time.
     pub(super) start_offset_ms: u64,
@@ -77,7 +83,7 @@ impl Live {
     }
 
     /// What `worker` should make of its share; absent when it should have none.
-    pub(super) fn desired(&self, worker: &WorkerId) -> Option<DesiredShare> {
+    pub(super) fn desired(&self, worker: &WorkerId, workers: &Workers) -> Option<DesiredShare> {
         let want = self.run.want()?;
         let share = self
             .run
@@ -100,11 +106,26 @@ impl Live {
             groups: self.groups.clone(),
             share: share.ranges.clone(),
             workers: self.run.workers(),
+            peers: self.peers(worker, workers),
+            network_key: self.network_key,
             options: self.outline.options.clone(),
             limits: self.outline.limits,
             trace: telemetry::context_of(&self.span),
         };
         Some(DesiredShare { assignment, want })
+    }
+
+    /// The other workers of the run.
+    fn peers(&self, worker: &WorkerId, workers: &Workers) -> Vec<Peer> {
+        let shares = self.run.accounts().shares().iter();
+        shares
+            .filter(|share| &share.worker != worker)
+            .map(|share| Peer {
+                worker: share.worker.clone(),
+                overlay: workers.overlay(&share.worker),
+                share: share.ranges.clone(),
+            })
+            .collect()
     }
 
     pub(super) fn ledger_run(&self, phase: RunPhase, term: u64) -> LedgerRun {

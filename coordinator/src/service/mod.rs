@@ -10,6 +10,7 @@
 //! ```
 
 mod actor;
+mod addresses;
 mod calls;
 mod effects;
 mod hosts;
@@ -168,10 +169,11 @@ async fn listen(
     closing: &CancellationToken,
 ) -> Result<mpsc::Receiver<Incoming>, ServiceError> {
     let (sender, inbox) = mpsc::channel(INBOX);
-    let all: [(String, Wrap); 5] = [
+    let all: [(String, Wrap); 6] = [
         (subjects::REGISTER_ALL.to_owned(), Incoming::Register),
         (subjects::HEARTBEAT_ALL.to_owned(), Incoming::Heartbeat),
         (subjects::REPORT_ALL.to_owned(), Incoming::Report),
+        (subjects::CLAIM_ALL.to_owned(), Incoming::Claim),
         (subjects::API_ALL.to_owned(), Incoming::Call),
         ("gs.v1.event.*".to_owned(), Incoming::Event),
     ];
@@ -206,6 +208,7 @@ enum Incoming {
     Register(async_nats::Message),
     Heartbeat(async_nats::Message),
     Report(async_nats::Message),
+    Claim(async_nats::Message),
     Call(async_nats::Message),
     Event(async_nats::Message),
 }

@@ -48,6 +48,23 @@ fn regions_that_are_split_do_not_reach_each_other() {
 }
 
 #[test]
+fn ping_pong_measures_it_between_two_workers() {
+    // One instance on each; both take new addresses, so the coordinator decides about them as well.
+    for composition in [
+        Composition::netns("ping-pong", "ping-pong", 2),
+        Composition::docker("ping-pong", "ping-pong", 2),
+    ] {
+        let home = Home::new();
+        home.submit(&composition, &["--workers", "2"])
+            .ends_with(0)
+            .says("2 = 2 success")
+            .says("all accounted for");
+        let workers = home.status()["workers"].as_array().map(Vec::len);
+        assert_eq!(workers, Some(2), "one instance on each");
+    }
+}
+
+#[test]
 fn a_run_says_how_true_its_network_was() {
     let home = Home::new();
     home.submit(&Composition::netns("ping-pong", "ping-pong", 2), &[])

@@ -368,6 +368,7 @@ impl Wire {
             runtimes: vec![RuntimeKind::Netns],
             notes: vec![],
             labels: BTreeMap::new(),
+            overlay: None,
         };
         let registered: Registered = loop {
             match self.bus.request(subjects::register(&self.worker), &registration).await {

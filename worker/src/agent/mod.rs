@@ -36,6 +36,7 @@ use crate::reap::{self, StateDir};
 use crate::report::{self, Reports};
 use crate::supervisor::{self, Directive, Host};
 
+mod addresses;
 mod desired;
 mod offer;
 
@@ -107,6 +108,12 @@ pub async fn run_with(
     let follow_end = end.clone();
     tasks.spawn(async move {
         let _ = follow_end.run_until_cancelled(follow).await;
+    });
+
+    let hear = addresses::follow(bus.clone(), config.id.clone(), Arc::clone(&parts.network));
+    let hear_end = end.clone();
+    tasks.spawn(async move {
+        let _ = hear_end.run_until_cancelled(hear).await;
     });
 
     let host = Arc::new(Host {

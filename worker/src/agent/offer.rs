@@ -28,6 +28,7 @@ pub(crate) fn registration(config: &WorkerConfig, parts: &Parts) -> Registration
         runtimes,
         notes,
         labels: config.labels.clone(),
+        overlay: parts.network.overlay_address(),
     }
 }
 

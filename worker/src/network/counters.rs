@@ -31,9 +31,11 @@ pub enum Fate {
     Duplicated,
     /// One of its bits was flipped. Not an end: it counts as well.
     Corrupted,
+    /// It was sent to the worker of its destination. Each copy of a doubled packet counts.
+    Sent,
 }
 
-const FATES: usize = Fate::Corrupted as usize + 1;
+const FATES: usize = Fate::Sent as usize + 1;
 
 /// The word for each fate in reports, in the order of the fates.
 const WORDS: [&str; FATES] = [
@@ -50,6 +52,7 @@ const WORDS: [&str; FATES] = [
     "not_taken",
     "duplicated",
     "corrupted",
+    "handed_over",
 ];
 
 /// Counts of packets by fate, at one moment.

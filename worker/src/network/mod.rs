@@ -6,26 +6,33 @@
 //! ```text
 //! shape      what happens to the k-th packet of a pair      pure
 //! rules      which shape and filter a destination has       pure
-//! addresses  who has which address                          pure
+//! addresses  who has which address (common)                 pure
 //! packet     IPv4 headers, ICMP answers                     pure
 //! counters   what became of packets
 //! tally      what a thread measures of each run
 //! switch     the default network: its control side
 //! plane      its data plane, one thread each
+//! thread     such a thread seen from outside
+//! goal       where a packet goes: an interface, or another worker
+//! overlay    between workers
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use async_trait::async_trait;
 use groundswell_common::fidelity::NetworkReport;
-use groundswell_common::ids::{InstanceId, RunId};
+use groundswell_common::ids::{Attempt, InstanceId, RunId};
 use groundswell_common::link::NetworkConfig;
 use ipnet::Ipv4Net;
+use overlay::{Others, UnderlayCounts};
 
-pub mod addresses;
+pub use groundswell_common::addresses;
+
 pub mod counters;
 mod device;
+mod goal;
+pub mod overlay;
 pub mod packet;
 mod plane;
 mod queue;
@@ -33,6 +40,7 @@ pub mod rules;
 pub mod shape;
 pub mod switch;
 mod tally;
+mod thread;
 pub mod wire;
 
 /// What a network can do. What it cannot is refused before the run starts, or when it is asked for.
@@ -90,6 +98,19 @@ pub struct Attachment {
     pub address: Ipv4Addr,
 }
 
+/// An instance of another worker has a new address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// The attempt it was decided in.
+    pub attempt: Attempt,
+    /// An older one of the same instance changes nothing.
+    pub version: u64,
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
 /// A data network on this worker.
 #[async_trait]
 pub trait Network: Send + Sync {
@@ -98,6 +119,34 @@ pub trait Network: Send + Sync {
 
     /// Opens the network of a run.
     async fn open(&self, run: &RunId, subnet: Ipv4Net, seed: u64) -> Result<(), NetworkError>;
+
+    /// Where other workers' switches send packets; none when this network ends at the worker.
+    fn overlay_address(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// Tells the open network of a run of the other workers that take part. From then on others decide who has
+    /// which address: what [`Network::configure`] and [`Network::place`] are told is taken as decided.
+    async fn connect(&self, run: &RunId, others: Others) -> Result<(), NetworkError> {
+        let _ = others;
+        Err(NetworkError::Unsupported {
+            what: format!("reach the instances of run {run} on other workers"),
+            instead: "place the run on one worker".to_owned(),
+        })
+    }
+
+    /// Sends to an instance of another worker at its new address from then on. A run that is not open here needs
+    /// nothing, and a move that is known already changes nothing.
+    async fn place(&self, run: &RunId, place: Move) -> Result<(), NetworkError> {
+        let _ = (run, place);
+        Ok(())
+    }
+
+    /// What became of packets between workers in a run that has some.
+    fn underlay(&self, run: &RunId) -> Option<UnderlayCounts> {
+        let _ = run;
+        None
+    }
 
     /// Adds an instance. It is reachable from then on.
     async fn attach(&self, attachment: Attachment) -> Result<(), NetworkError>;

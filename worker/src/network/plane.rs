@@ -26,6 +26,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::counters::{Counters, Fate};
+use super::goal::{Goal, Holder, Streams};
+use super::overlay::peer::Away;
+use super::overlay::receiver::Links;
 use super::packet::{self, Ipv4Header};
 use super::queue::Queue;
 use super::rules::Rules;
@@ -73,7 +76,7 @@ impl Port {
         }
     }
 
-    fn is_present(&self) -> bool {
+    pub(super) fn is_present(&self) -> bool {
         self.present.load(Ordering::Relaxed)
     }
 }
@@ -99,13 +102,17 @@ pub(super) enum Change {
     Configure {
         run: u64,
         port: Arc<Port>,
-        from: Ipv4Addr,
+        from: Option<Ipv4Addr>,
         to: Ipv4Addr,
         present: bool,
         rules: Option<Rules>,
     },
     /// What was measured of a run is to be added to `into`.
     Measure { run: u64, into: Arc<Mutex<NetworkReport>> },
+    /// A run has instances on other workers.
+    Connect { run: u64, links: Arc<Links> },
+    /// An instance of another worker has an address.
+    Place { run: u64, away: Arc<Away>, from: Option<Ipv4Addr>, to: Ipv4Addr },
     /// A run is over.
     Close { run: u64 },
     /// The thread ends.
@@ -122,7 +129,7 @@ pub(super) struct Command {
 /// A run as one thread knows it.
 struct Run {
     facts: RunFacts,
-    by_address: HashMap<Ipv4Addr, Arc<Port>>,
+    by_address: HashMap<Ipv4Addr, Holder>,
 }
 
 /// The sending side of an instance.
@@ -132,13 +139,14 @@ struct Sender {
     address: Ipv4Addr,
     rules: Rules,
     pairs: HashMap<u32, Pair>,
+    streams: Streams,
 }
 
 /// A packet that waits for its time.
 struct Waiting {
     run: u64,
     from: Arc<Port>,
-    to: Arc<Port>,
+    to: Goal,
     due: Duration,
     mark: Mark,
     bytes: Box<[u8]>,
@@ -251,12 +259,12 @@ impl Plane {
                     self.adopt(run, address, &port)?;
                 }
                 if let Some(run) = self.runs.get_mut(&run) {
-                    run.by_address.insert(address, port);
+                    run.by_address.insert(address, Holder::Here(port));
                 }
             }
             Change::Configure { run, port, from, to, present, rules } => {
                 if let Some(run) = self.runs.get_mut(&run) {
-                    run.readdress(&port, from, to);
+                    run.readdress(&Holder::Here(Arc::clone(&port)), from, to);
                 }
                 if let (Some(sender), Some(rules)) = (self.senders.get_mut(&port.token), rules) {
                     sender.rules = rules;
@@ -267,6 +275,18 @@ impl Plane {
             Change::Measure { run, into } => {
                 let measured = self.waiting.tallies.report(run);
                 into.lock().unwrap_or_else(PoisonError::into_inner).merge(measured);
+            }
+            Change::Place { run, away, from, to } => {
+                if let Some(run) = self.runs.get_mut(&run) {
+                    run.readdress(&Holder::Away(away), from, to);
+                }
+            }
+            Change::Connect { run, links } => {
+                if let Some(run) = self.runs.get_mut(&run) {
+                    let instances = links.instances.values();
+                    run.by_address
+                        .extend(instances.map(|(away, at)| (*at, Holder::Away(Arc::clone(away)))));
+                }
             }
             Change::Close { run } => self.close(run),
             Change::Stop => self.stopped = true,
@@ -284,6 +304,7 @@ impl Plane {
                 address,
                 rules: Rules::default(),
                 pairs: HashMap::new(),
+                streams: Streams::new(),
             },
         );
         Ok(())
@@ -332,14 +353,16 @@ impl Plane {
 
 impl Run {
     /// An address that another instance has taken in the meantime stays with that one.
-    fn readdress(&mut self, port: &Arc<Port>, from: Ipv4Addr, to: Ipv4Addr) {
-        if from == to {
+    fn readdress(&mut self, holder: &Holder, from: Option<Ipv4Addr>, to: Ipv4Addr) {
+        if from == Some(to) {
             return;
         }
-        if self.by_address.get(&from).is_some_and(|holder| holder.token == port.token) {
+        if let Some(from) = from
+            && self.by_address.get(&from).is_some_and(|had| had.instance() == holder.instance())
+        {
             self.by_address.remove(&from);
         }
-        self.by_address.insert(to, Arc::clone(port));
+        self.by_address.insert(to, holder.clone());
     }
 
     fn is_group(&self, destination: Ipv4Addr) -> bool {
@@ -375,10 +398,10 @@ impl Sender {
         }
         let to_gateway = header.destination == run.facts.gateway;
         let (to, number) = if to_gateway {
-            (&self.port, GATEWAY)
+            (Goal::Here(Arc::clone(&self.port)), GATEWAY)
         } else {
-            let to = run.by_address.get(&header.destination).ok_or(Fate::NoSuchAddress)?;
-            (to, to.instance.0)
+            let (holders, to) = (&run.by_address, header.destination);
+            Goal::find(holders, &mut self.streams, &self.port, to).ok_or(Fate::NoSuchAddress)?
         };
         let pair = self
             .pairs
@@ -397,7 +420,8 @@ impl Sender {
                 let reply =
                     to_gateway.then(|| packet::echo_reply(packet).ok_or(Fate::NoSuchAddress));
                 let reply = reply.transpose()?;
-                let way = Way { run: self.run, from: &self.port, to, now };
+                let departure = lane.clock.departed(now);
+                let way = Way { run: self.run, from: &self.port, to: &to, now, departure };
                 let bytes = reply.as_deref().unwrap_or(packet);
                 waiting.send(&way, at, bytes, &mark);
                 if let Some(again) = again {
@@ -429,17 +453,20 @@ impl Sender {
 struct Way<'a> {
     run: u64,
     from: &'a Arc<Port>,
-    to: &'a Arc<Port>,
+    to: &'a Goal,
     now: Duration,
+    /// When it left at its sender's rate.
+    departure: Duration,
 }
 
 impl Waitings {
     /// Delivers a packet at `at`, which may be at once.
     fn send(&mut self, way: &Way<'_>, at: Duration, bytes: &[u8], mark: &Mark) {
+        let at = way.to.hand_over_at(at, way.departure);
         if at <= way.now {
             // What became due while this batch was read comes first, or a pair would be reordered.
             self.deliver_due(way.now);
-            transmit(way.from, way.to, bytes);
+            way.from.counters.count(way.to.deliver(bytes));
             self.tallies.written(way.run, mark, way.now);
             return;
         }
@@ -451,7 +478,7 @@ impl Waitings {
         }
         way.from.waiting.store(own, Ordering::Relaxed);
         self.bytes += bytes.len();
-        let (from, to) = (Arc::clone(way.from), Arc::clone(way.to));
+        let (from, to) = (Arc::clone(way.from), way.to.clone());
         let (run, mark, bytes) = (way.run, mark.clone(), bytes.into());
         self.queue.push(at, Waiting { run, from, to, due: at, mark, bytes });
     }
@@ -462,7 +489,7 @@ impl Waitings {
             // Only the owner of `from` writes its count, and that is this thread.
             let left = packet.from.waiting.load(Ordering::Relaxed) - packet.bytes.len();
             packet.from.waiting.store(left, Ordering::Relaxed);
-            transmit(&packet.from, &packet.to, &packet.bytes);
+            packet.from.counters.count(packet.to.deliver(&packet.bytes));
             self.tallies.written(packet.run, &packet.mark, packet.due);
         }
     }
@@ -477,15 +504,4 @@ impl Waitings {
         });
         self.bytes = kept;
     }
-}
-
-fn transmit(from: &Port, to: &Port, bytes: &[u8]) {
-    let fate = if !to.is_present() {
-        Fate::Absent
-    } else if unistd::write(&to.device, bytes).is_ok() {
-        Fate::Delivered
-    } else {
-        Fate::NotTaken
-    };
-    from.counters.count(fate);
 }

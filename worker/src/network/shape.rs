@@ -45,6 +45,11 @@ impl Clock {
         self.free_at > now
     }
 
+    /// When the packet that was decided about last, at `now`, has left.
+    pub(super) fn departed(&self, now: Duration) -> Duration {
+        self.free_at.max(now)
+    }
+
     /// When a packet of `length` bytes has left, or `None` if it would have to wait too long.
     fn depart(&mut self, now: Duration, length: usize, bandwidth_bps: u64) -> Option<Duration> {
         if bandwidth_bps == 0 {

@@ -5,49 +5,41 @@
 //! answered. Threads get changes in the order in which they were decided, because they are sent while the
 //! control state is locked.
 //!
+//! A run whose instances are on several workers has the other switches as [`super::overlay`] reaches them, and
+//! the coordinator's word on who has which address.
+//!
 //! IPv4 only, no broadcast and no multicast. `.0.1` of a run's subnet answers pings.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use groundswell_common::fidelity::NetworkReport;
-use groundswell_common::ids::{InstanceId, RunId};
+use groundswell_common::ids::{Attempt, InstanceId, RunId};
 use groundswell_common::link::{NetworkConfig, RoutingPolicy};
 use ipnet::Ipv4Net;
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::addresses::Addresses;
 use super::counters::Counts;
-use super::plane::{Change, Command, Plane, Port, RunFacts, WAKE};
+use super::overlay::counters::Underlay;
+use super::overlay::end::End;
+use super::overlay::peer::Away;
+use super::overlay::{Others, UnderlayCounts};
+use super::plane::{Change, Port, RunFacts};
 use super::rules::{self, Rules};
-use super::{Attachment, Caps, Network, NetworkError, device};
-
-/// Changes that may wait for a thread. Each caller waits for its own, so this is a bound on callers.
-const COMMANDS: usize = 1024;
+use super::thread::{Answers, Thread, done, host};
+use super::{Attachment, Caps, Move, Network, NetworkError, device};
 
 /// The userspace switch. Dropping it ends its threads.
 #[derive(Debug)]
 pub struct Switch {
     control: Mutex<Control>,
     threads: Vec<Thread>,
-}
-
-/// One thread of the data plane, seen from outside.
-#[derive(Debug)]
-struct Thread {
-    commands: SyncSender<Command>,
-    wake: Arc<EventFd>,
-    handle: Option<JoinHandle<()>>,
+    overlay: Option<End>,
 }
 
 #[derive(Debug, Default)]
@@ -62,10 +54,17 @@ struct Run {
     key: u64,
     addresses: Addresses,
     ports: BTreeMap<InstanceId, Arc<Port>>,
+    others: Option<Connected>,
 }
 
-/// What the threads will say about a change.
-type Answers = Vec<oneshot::Receiver<Result<(), Errno>>>;
+/// The other workers of a run.
+#[derive(Debug)]
+struct Connected {
+    attempt: Attempt,
+    /// Their instances, and the version of each one's address.
+    instances: BTreeMap<InstanceId, (Arc<Away>, u64)>,
+    counts: Arc<Underlay>,
+}
 
 impl Switch {
     /// Starts a switch with so many data-plane threads, at least one.
@@ -87,7 +86,23 @@ impl Switch {
             .map(|number| Thread::start(number, spin, start))
             .collect::<std::io::Result<_>>()
             .map_err(host("start the data plane"))?;
-        Ok(Self { control: Mutex::default(), threads })
+        Ok(Self { control: Mutex::default(), threads, overlay: None })
+    }
+
+    /// Adds the way to other workers: binds `address`, whose port may be 0, and starts the thread that reads it.
+    ///
+    /// # Errors
+    /// When the address is not this host's, or this host gives no socket or thread for it.
+    pub fn with_overlay(mut self, address: SocketAddr) -> Result<Self, NetworkError> {
+        let doing = format!("open the overlay on {address}");
+        self.overlay = Some(End::start(address).map_err(host(&doing))?);
+        Ok(self)
+    }
+
+    /// Datagrams that came to the overlay and are damaged, none of ours, or of no run that is open here.
+    #[must_use]
+    pub fn strange(&self) -> u64 {
+        self.overlay.as_ref().map_or(0, End::strange)
     }
 
     /// What became of the packets each instance of a run has sent, and of all together.
@@ -119,11 +134,57 @@ impl Switch {
 
     /// Hands a change to every thread. To be called with the control state locked.
     fn tell(&self, change: impl Fn(usize) -> Change) -> Result<Answers, NetworkError> {
-        self.threads
-            .iter()
-            .enumerate()
-            .map(|(number, thread)| thread.tell(change(number)))
-            .collect()
+        self.all().enumerate().map(|(number, thread)| thread.tell(change(number))).collect()
+    }
+
+    /// The threads of the data plane, then the overlay's.
+    fn all(&self) -> impl Iterator<Item = &Thread> {
+        self.threads.iter().chain(self.overlay.as_ref().map(|overlay| &overlay.receiver))
+    }
+
+    /// Decides on the other workers of a run and hands them on.
+    fn join(&self, run: &RunId, others: &Others) -> Result<Answers, NetworkError> {
+        let Some(overlay) = &self.overlay else {
+            return Err(NetworkError::Unsupported {
+                what: "reach other workers".to_owned(),
+                instead: "give the worker an overlay address".to_owned(),
+            });
+        };
+        let mut control = self.lock();
+        let run = control.run(run)?;
+        if run.others.is_some() {
+            return Err(NetworkError::Refused(
+                "the run's workers are connected already".to_owned(),
+            ));
+        }
+        let counts = Arc::new(Underlay::default());
+        let links = Arc::new(overlay.links(others, &counts));
+        let mut instances = BTreeMap::new();
+        for (&number, (away, address)) in &links.instances {
+            run.addresses.seize(InstanceId(number), *address).map_err(refused)?;
+            instances.insert(InstanceId(number), (Arc::clone(away), 0));
+        }
+        run.others = Some(Connected { attempt: others.attempt, instances, counts });
+        let key = run.key;
+        self.tell(|_| Change::Connect { run: key, links: Arc::clone(&links) })
+    }
+
+    /// Decides on the new address of an instance of another worker and hands it on.
+    fn relocate(&self, run: &RunId, place: Move) -> Result<Answers, NetworkError> {
+        let mut control = self.lock();
+        let Some(run) = control.runs.get_mut(run) else { return Ok(Answers::new()) };
+        let Some(others) = &mut run.others else { return Ok(Answers::new()) };
+        let Some((away, version)) = others.instances.get_mut(&place.instance) else {
+            return Ok(Answers::new());
+        };
+        if others.attempt != place.attempt || *version >= place.version {
+            return Ok(Answers::new());
+        }
+        let (from, to) = (run.addresses.of(place.instance), place.address);
+        run.addresses.seize(place.instance, to).map_err(refused)?;
+        *version = place.version;
+        let (key, away) = (run.key, Arc::clone(away));
+        self.tell(|_| Change::Place { run: key, away: Arc::clone(&away), from, to })
     }
 
     /// Decides on an attachment and hands it on.
@@ -160,9 +221,16 @@ impl Switch {
         let Some(port) = run.ports.get(&instance).map(Arc::clone) else {
             return Err(NetworkError::Refused(format!("instance {instance} is not attached")));
         };
-        let from = run.addresses.of(instance).expect("an attached instance has an address");
-        let to = config.ipv4.unwrap_or(from);
-        run.addresses.claim(instance, to).map_err(refused)?;
+        let from = run.addresses.of(instance);
+        // It may have lost its former one to an instance elsewhere that was told earlier than we.
+        let Some(to) = config.ipv4.or(from) else {
+            return Err(NetworkError::Refused(format!("instance {instance} has no address")));
+        };
+        match run.others {
+            None => run.addresses.claim(instance, to),
+            Some(_) => run.addresses.seize(instance, to),
+        }
+        .map_err(refused)?;
         let (key, owner) = (run.key, self.owner(port.token));
         self.tell(|thread| Change::Configure {
             run: key,
@@ -181,40 +249,6 @@ impl Control {
             NetworkError::Refused(format!("the data network of run {run} is not open"))
         })
     }
-}
-
-impl Thread {
-    fn start(number: usize, spin: Duration, start: Instant) -> std::io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        let wake = Arc::new(wake);
-        let (commands, inbox) = sync_channel(COMMANDS);
-        let plane = Plane::new(epoll, Arc::clone(&wake), inbox, spin, start);
-        let handle = std::thread::Builder::new()
-            .name(format!("gs-net-{number}"))
-            .spawn(move || plane.run())?;
-        Ok(Self { commands, wake, handle: Some(handle) })
-    }
-
-    fn tell(&self, change: Change) -> Result<oneshot::Receiver<Result<(), Errno>>, NetworkError> {
-        let (done, answer) = oneshot::channel();
-        self.commands.send(Command { change, done }).map_err(|_| dead())?;
-        // It fails when the counter is full, and then the thread is awake.
-        let _ = self.wake.write(1);
-        Ok(answer)
-    }
-}
-
-/// Waits until every thread has done it.
-async fn done(answers: Answers) -> Result<(), NetworkError> {
-    for answer in answers {
-        answer
-            .await
-            .map_err(|_| dead())?
-            .map_err(|errno| host("watch the interface")(errno.into()))?;
-    }
-    Ok(())
 }
 
 /// What the interfaces themselves have dropped; absent when this host does not tell.
@@ -237,14 +271,6 @@ fn refused(why: super::addresses::AddressRefused) -> NetworkError {
     NetworkError::Refused(why.to_string())
 }
 
-fn host(doing: &str) -> impl Fn(std::io::Error) -> NetworkError {
-    move |source| NetworkError::Host { doing: doing.to_owned(), source }
-}
-
-fn dead() -> NetworkError {
-    host("reach the data plane")(std::io::Error::other("its thread has ended"))
-}
-
 #[async_trait]
 impl Network for Switch {
     fn caps(&self) -> Caps {
@@ -254,8 +280,26 @@ impl Network for Switch {
             impairment: true,
             rules: true,
             egress: false,
-            workers: false,
+            workers: self.overlay.is_some(),
         }
+    }
+
+    fn overlay_address(&self) -> Option<SocketAddr> {
+        self.overlay.as_ref().map(|overlay| overlay.address)
+    }
+
+    async fn connect(&self, run: &RunId, others: Others) -> Result<(), NetworkError> {
+        let answers = self.join(run, &others)?;
+        done(answers).await
+    }
+
+    async fn place(&self, run: &RunId, place: Move) -> Result<(), NetworkError> {
+        let answers = self.relocate(run, place)?;
+        done(answers).await
+    }
+
+    fn underlay(&self, run: &RunId) -> Option<UnderlayCounts> {
+        Some(self.lock().runs.get(run)?.others.as_ref()?.counts.read())
     }
 
     async fn open(&self, run: &RunId, subnet: Ipv4Net, seed: u64) -> Result<(), NetworkError> {
@@ -271,7 +315,8 @@ impl Network for Switch {
             let key = control.named;
             let addresses = Addresses::new(subnet);
             let (gateway, broadcast) = (addresses.gateway(), addresses.broadcast());
-            control.runs.insert(run.clone(), Run { key, addresses, ports: BTreeMap::new() });
+            let opened = Run { key, addresses, ports: BTreeMap::new(), others: None };
+            control.runs.insert(run.clone(), opened);
             self.tell(|_| Change::Open(RunFacts { key, seed, gateway, broadcast }))?
         };
         done(answers).await
@@ -356,11 +401,13 @@ impl Network for Switch {
 
 impl Drop for Switch {
     fn drop(&mut self) {
-        for thread in &self.threads {
+        for thread in self.all() {
             // A thread that has ended needs no telling.
             let _ = thread.tell(Change::Stop);
         }
-        for handle in self.threads.iter_mut().filter_map(|thread| thread.handle.take()) {
+        let receiver = self.overlay.as_mut().map(|overlay| &mut overlay.receiver);
+        let threads = self.threads.iter_mut().chain(receiver);
+        for handle in threads.filter_map(|thread| thread.handle.take()) {
             let _ = handle.join();
         }
     }

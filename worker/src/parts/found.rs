@@ -1,9 +1,11 @@
 //! The real parts, as far as this host has what they need.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use async_trait::async_trait;
 use groundswell_common::bus::Bus;
 use groundswell_common::chain::Chain;
@@ -18,6 +20,7 @@ use super::{Metrics, MetricsSource, OpenSync, Opened, Parts, ShareSync};
 use crate::config::WorkerConfig;
 use crate::influx::line::Identity;
 use crate::influx::{self, MetricsSink};
+use crate::network::overlay;
 use crate::network::switch::Switch;
 use crate::runtime::docker::{DockerConfig, DockerRuntime};
 use crate::runtime::netns::{NetnsConfig, NetnsRuntime};
@@ -52,6 +55,7 @@ impl Parts {
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let switch = Switch::new((cores / 2).clamp(1, MOST_SWITCH_THREADS))?;
+        let switch = switch.with_overlay(overlay_address(config)?)?;
         Ok(Self {
             runtimes,
             notes,
@@ -61,6 +65,16 @@ impl Parts {
             env: instance_env,
         })
     }
+}
+
+/// Where the overlay is bound to.
+fn overlay_address(config: &WorkerConfig) -> anyhow::Result<SocketAddr> {
+    if let Some(address) = config.overlay()? {
+        return Ok(address);
+    }
+    let address = overlay::address_towards(&config.bus.url)
+        .context("failed to find the local address that reaches NATS: give --overlay-address")?;
+    Ok(SocketAddr::new(address, 0))
 }
 
 async fn runtime(

@@ -24,6 +24,7 @@ pub(crate) async fn collect(context: Arc<Context>) -> Result<String, String> {
     let prefix = prefix(&assignment.run, assignment.attempt, &context.host.worker);
     end_servers(&context).await;
     report_network(&context).await;
+    tell_underlay(&context).await;
     let packed = pack_all(&context, prefix.clone()).await?;
     for text in &packed.skipped {
         context.tell(Note::Warning(format!("left out of the outputs: {text}"))).await;
@@ -48,6 +49,17 @@ pub(crate) async fn collect(context: Arc<Context>) -> Result<String, String> {
     let content = serde_json::to_vec(&index).expect("an index is plain data");
     store(&context, &key, Content::Bytes(content.into()), until).await?;
     Ok(key)
+}
+
+/// Writes down what became of the packets between workers; people hear of it when some were not as configured.
+async fn tell_underlay(context: &Context) {
+    let run = &context.assignment.run;
+    let Some(counts) = context.host.parts.network.underlay(run) else { return };
+    context.events.add("underlay", counts.to_string(), None);
+    if !counts.is_clean() {
+        let text = format!("the network between workers disturbed the data network: {counts}");
+        context.tell(Note::Warning(text)).await;
+    }
 }
 
 /// No instance is left; what serves them writes down the rest of what they sent.

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{Instrument as _, debug};
 
+use super::claims::Claims;
 use super::context::Note;
 use super::known::told;
 use super::links::{self, Link};
@@ -209,6 +210,7 @@ impl Supervisor {
                     address: assignment.address(id),
                     prefix: assignment.subnet.prefix_len(),
                 },
+                claims: Claims::of(&context.host, assignment),
             };
             self.effects.spawn(link.run(configs).in_current_span());
             links

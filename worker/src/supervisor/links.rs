@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::Note;
+use super::claims::Claims;
 use crate::network::{Network, NetworkError};
 use crate::parts::ShareSync;
 use crate::runtime::{Instance, LinkState};
@@ -33,6 +34,8 @@ pub(crate) struct Link {
     pub(crate) notes: mpsc::Sender<Note>,
     /// The interface as it is.
     pub(crate) state: LinkState,
+    /// Who decides about addresses, in a run that other workers take part in.
+    pub(crate) claims: Option<Claims>,
 }
 
 impl Link {
@@ -53,6 +56,7 @@ impl Link {
     }
 
     async fn apply(&mut self, config: &NetworkConfig) -> Result<(), (String, bool)> {
+        self.claim(config).await?;
         let configured = self.network.configure(&self.run, self.id, config).await;
         let warnings = configured.map_err(|err| {
             let fault_of_plan = !matches!(err, NetworkError::Host { .. });
@@ -71,6 +75,15 @@ impl Link {
             self.state = wanted;
         }
         Ok(())
+    }
+
+    /// Asks for a new address where others have a say.
+    async fn claim(&self, config: &NetworkConfig) -> Result<(), (String, bool)> {
+        let (Some(claims), Some(address)) = (&self.claims, config.ipv4) else { return Ok(()) };
+        if address == self.state.address {
+            return Ok(());
+        }
+        claims.claim(self.id, address).await
     }
 
     async fn address(&self, config: &NetworkConfig) -> Ipv4Addr {

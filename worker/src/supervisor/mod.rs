@@ -31,6 +31,7 @@ use crate::parts::ShareSync;
 use crate::runtime::Runtime;
 use crate::sync::SyncEvent;
 
+mod claims;
 mod collect;
 mod context;
 mod hear;

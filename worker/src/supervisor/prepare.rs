@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use groundswell_common::chain::Chain;
 use groundswell_common::ids::InstanceId;
-use groundswell_common::messages::InstancePlace;
+use groundswell_common::messages::{Assignment, InstancePlace};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -22,6 +22,7 @@ use super::member::{Member, ORDERS};
 use super::{Context, Note};
 use crate::images::ImageError;
 use crate::logs::{LastLines, Stream};
+use crate::network::overlay::Others;
 use crate::network::wire::WireSpec;
 use crate::network::{Attachment, NetworkError};
 use crate::parts::{MetricsSource, ShareSync};
@@ -100,6 +101,9 @@ async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
     fetch_images(context).await?;
     let network = &context.host.parts.network;
     network.open(&assignment.run, assignment.subnet, assignment.seed).await?;
+    if !assignment.peers.is_empty() {
+        network.connect(&assignment.run, others(assignment)?).await?;
+    }
     context.tell(Note::Doing("opening the sync log".to_owned())).await;
     let spec = SyncSpec {
         run: assignment.run.clone(),
@@ -116,6 +120,25 @@ async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
     let (sync, events) = opened.map_err(|err| Unprepared::host(Chain(err.as_ref()).to_string()))?;
     context.tell(Note::Opened { sync: Arc::clone(&sync), events }).await;
     Ok(sync)
+}
+
+/// The run's other workers, as the data network needs to know them.
+fn others(assignment: &Assignment) -> Result<Others, Unprepared> {
+    let mut workers = Vec::new();
+    for peer in &assignment.peers {
+        let Some(overlay) = peer.overlay else {
+            let worker = &peer.worker;
+            return Err(Unprepared::host(format!(
+                "the run has instances on worker {worker}, which takes no packets of others"
+            )));
+        };
+        let instances = peer
+            .share
+            .iter()
+            .flat_map(|range| (0..range.count).map(|offset| InstanceId(range.first.0 + offset)));
+        workers.push((overlay, instances.map(|id| (id, assignment.address(id))).collect()));
+    }
+    Ok(Others { key: assignment.network_key, attempt: assignment.attempt, workers })
 }
 
 async fn fetch_images(context: &Context) -> Result<(), Unprepared> {

@@ -8,7 +8,8 @@ use futures::StreamExt as _;
 use groundswell_common::bus::{Bus, decode};
 use groundswell_common::ids::{Epoch, InstanceId};
 use groundswell_common::messages::{
-    Heartbeat, HeartbeatReply, Registered, Registration, Report, ReportReply, ShareEvent,
+    AddressAnswer, AddressClaim, Heartbeat, HeartbeatReply, Registered, Registration, Report,
+    ReportReply, ShareEvent,
 };
 use groundswell_common::outcome::InstanceEnd;
 use groundswell_common::timing::Lease;
@@ -21,6 +22,7 @@ pub(crate) struct Coordinator {
     pub(crate) desired: AtomicU64,
     pub(crate) registrations: Mutex<Vec<Registration>>,
     pub(crate) taken: AtomicU64,
+    pub(crate) claims: Mutex<Vec<AddressClaim>>,
     pub(crate) events: watch::Sender<Vec<ShareEvent>>,
 }
 
@@ -33,6 +35,7 @@ impl Coordinator {
             desired: AtomicU64::new(0),
             registrations: Mutex::default(),
             taken: AtomicU64::new(0),
+            claims: Mutex::default(),
             events: watch::Sender::default(),
         }
     }
@@ -63,8 +66,26 @@ impl Coordinator {
                         bus.reply(&request, &ReportReply { taken, fenced: false }).await;
                     }
                 }
+                "gs.v1.claim.w1" => {
+                    if let Some(answer) = self.claimed(decode(&request.payload).expect("a claim")) {
+                        bus.reply(&request, &answer).await;
+                    }
+                }
                 _ => {}
             }
+        }
+    }
+
+    /// The first answer is lost, at the second the other workers have not heard of it yet.
+    fn claimed(&self, claim: AddressClaim) -> Option<AddressAnswer> {
+        let taken = claim.address.octets()[3] == 9;
+        let mut claims = self.claims.lock().expect("not poisoned");
+        claims.push(claim);
+        match claims.len() {
+            1 => None,
+            2 => Some(AddressAnswer::Pending),
+            _ if taken => Some(AddressAnswer::Refused { reason: "taken by instance 1".to_owned() }),
+            _ => Some(AddressAnswer::Granted),
         }
     }
 

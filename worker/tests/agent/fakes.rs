@@ -9,6 +9,7 @@ use groundswell_common::bus::Bus;
 use groundswell_common::fidelity::NetworkReport;
 use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::link::NetworkConfig;
+use groundswell_worker::network::overlay::Others;
 use groundswell_worker::network::{Attachment, Caps, Network, NetworkError};
 use groundswell_worker::parts::{Metrics, MetricsSource, OpenSync, Opened, ShareSync};
 use groundswell_worker::sync::{SyncEvent, SyncSpec, Waiting};
@@ -114,6 +115,10 @@ impl Network for FakeNetwork {
     }
 
     async fn open(&self, _: &RunId, _: ipnet::Ipv4Net, _: u64) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    async fn connect(&self, _: &RunId, _: Others) -> Result<(), NetworkError> {
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use groundswell_common::ids::InstanceId;
 use groundswell_common::link::NetworkConfig;
-use groundswell_common::messages::{ShareEvent, Want};
+use groundswell_common::messages::{InstanceRange, Peer, ShareEvent, Want};
 use groundswell_common::outcome::Outcome;
 use groundswell_common::outputs::{read_file, read_index};
 use groundswell_common::timing::Lease;
@@ -148,17 +148,9 @@ async fn a_kill_before_the_start_ends_what_never_ran() {
 async fn a_network_configuration_is_carried_out_in_order_and_one_that_cannot_be_breaks_the_run() {
     let stage = Stage::new(Lease::DEFAULT, |_| vec![Step::Hang]).await;
     let assignment = stage.running(1).await;
-    let config = |callback_state: &str, last: u8| NetworkConfig {
-        enable: true,
-        ipv4: Some(Ipv4Addr::new(16, 0, 1, last)),
-        default: groundswell_common::link::LinkShape::default(),
-        rules: Vec::new(),
-        callback_state: callback_state.to_owned(),
-        routing_policy: groundswell_common::link::RoutingPolicy::DenyAll,
-    };
     let instance = InstanceId(0);
     for (state, last) in [("one", 7), ("two", 8), ("refused", 0)] {
-        let config = Ok(config(state, last));
+        let config = Ok(readdress(state, last));
         stage.sync.tell(SyncEvent::Network { instance, config }).await;
     }
     let broken = stage.reported(|event| matches!(event, ShareEvent::Broken { .. })).await;
@@ -169,6 +161,44 @@ async fn a_network_configuration_is_carried_out_in_order_and_one_that_cannot_be_
     };
     assert_eq!(stage.runtime.deeds_to(instance), [Deed::Created, Deed::Started, link(7), link(8)]);
     assert_eq!(stage.sync.calls(), ["network_ready 0", "configured 0 one", "configured 0 two"]);
+    stage.clean(&assignment).await;
+}
+
+fn readdress(callback_state: &str, last: u8) -> NetworkConfig {
+    NetworkConfig {
+        enable: true,
+        ipv4: Some(Ipv4Addr::new(16, 0, 1, last)),
+        default: groundswell_common::link::LinkShape::default(),
+        rules: Vec::new(),
+        callback_state: callback_state.to_owned(),
+        routing_policy: groundswell_common::link::RoutingPolicy::DenyAll,
+    }
+}
+
+#[tokio::test]
+async fn between_workers_an_address_is_claimed_until_there_is_an_answer() {
+    let stage = Stage::new(Lease::DEFAULT, |_| vec![Step::Hang]).await;
+    let mut assignment = stage.assignment(1);
+    assignment.total_instances = 2;
+    assignment.peers = vec![Peer {
+        worker: "w2".parse().expect("an id"),
+        overlay: Some(([127, 0, 0, 1], 4790).into()),
+        share: vec![InstanceRange { group: 0, first: InstanceId(1), first_in_group: 1, count: 1 }],
+    }];
+    let assignment = stage.running_as(assignment).await;
+    let instance = InstanceId(0);
+    for (state, last) in [("one", 7), ("the same again", 7), ("refused", 9)] {
+        let config = Ok(readdress(state, last));
+        stage.sync.tell(SyncEvent::Network { instance, config }).await;
+    }
+    let broken = stage.reported(|event| matches!(event, ShareEvent::Broken { .. })).await;
+    let ShareEvent::Broken { reason, fault_of_plan } = broken else { unreachable!("waited for") };
+    assert!(fault_of_plan && reason.contains("taken by instance 1"), "{reason}");
+    let claims = stage.coordinator.claims.lock().expect("not poisoned").clone();
+    let asked: Vec<u8> = claims.iter().map(|claim| claim.address.octets()[3]).collect();
+    assert_eq!(asked, [7, 7, 7, 9]);
+    let calls = stage.sync.calls();
+    assert_eq!(calls, ["network_ready 0", "configured 0 one", "configured 0 the same again"]);
     stage.clean(&assignment).await;
 }
 

@@ -79,6 +79,7 @@ impl Stage {
             runtimes: Vec::new(),
             labels: BTreeMap::new(),
             spawner: None,
+            overlay_address: None,
         };
         let parts = Parts {
             runtimes: vec![Arc::new(runtime.clone())],
@@ -146,6 +147,8 @@ impl Stage {
             }],
             share: vec![InstanceRange { group: 0, first: InstanceId(0), first_in_group: 0, count }],
             workers: vec![self.worker.clone()],
+            peers: Vec::new(),
+            network_key: 0,
             options: RunOptions::default(),
             limits: Limits { stop_grace: Duration::from_millis(300), ..Limits::default() },
             trace: BTreeMap::new(),
@@ -169,7 +172,10 @@ impl Stage {
 
     /// A share of `count` instances that has been started.
     pub(crate) async fn running(&self, count: u32) -> Assignment {
-        let assignment = self.assignment(count);
+        self.running_as(self.assignment(count)).await
+    }
+
+    pub(crate) async fn running_as(&self, assignment: Assignment) -> Assignment {
         self.want(1, &[(&assignment, Want::Run)]).await;
         self.reported(|event| *event == ShareEvent::Prepared).await;
         self.sync.tell(SyncEvent::Started).await;

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use groundswell_common::ids::InstanceId;
 use ipnet::Ipv4Net;
+
+use crate::ids::InstanceId;
 
 /// Why an instance does not get an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +71,30 @@ impl Addresses {
     /// # Errors
     /// When it is not to be had; the instance then keeps what it had.
     pub fn claim(&mut self, instance: InstanceId, address: Ipv4Addr) -> Result<(), AddressRefused> {
+        self.check(address)?;
+        if let Some(holder) = self.holders.get(&address).copied().filter(|other| *other != instance)
+        {
+            return Err(AddressRefused::Taken { address, holder });
+        }
+        self.give(instance, address);
+        Ok(())
+    }
+
+    /// Gives `address` to `instance` on the word of who has decided it. Whoever still has it here loses it:
+    /// that one has moved, and the news of it are on their way.
+    ///
+    /// # Errors
+    /// When it is no address for instances at all.
+    pub fn seize(&mut self, instance: InstanceId, address: Ipv4Addr) -> Result<(), AddressRefused> {
+        self.check(address)?;
+        if let Some(former) = self.holders.get(&address).copied() {
+            self.release(former);
+        }
+        self.give(instance, address);
+        Ok(())
+    }
+
+    fn check(&self, address: Ipv4Addr) -> Result<(), AddressRefused> {
         if !self.subnet.contains(&address) {
             return Err(AddressRefused::Outside { address, subnet: self.subnet });
         }
@@ -77,14 +102,13 @@ impl Addresses {
         if reserved.contains(&address) {
             return Err(AddressRefused::Reserved(address));
         }
-        if let Some(holder) = self.holders.get(&address).copied().filter(|other| *other != instance)
-        {
-            return Err(AddressRefused::Taken { address, holder });
-        }
+        Ok(())
+    }
+
+    fn give(&mut self, instance: InstanceId, address: Ipv4Addr) {
         self.release(instance);
         self.holders.insert(address, instance);
         self.held.insert(instance, address);
-        Ok(())
     }
 
     /// Takes the address of `instance` away.
@@ -115,6 +139,19 @@ mod tests {
         assert_eq!(addresses.claim(one, at("16.3.77.2")), Ok(()));
         assert_eq!(addresses.claim(two, at("16.3.0.2")), Ok(()));
         assert_eq!(addresses.of(one), Some(at("16.3.77.2")));
+    }
+
+    #[test]
+    fn what_is_seized_is_lost_by_whom_the_news_have_not_reached() {
+        let mut addresses = Addresses::new("16.3.0.0/16".parse().expect("a subnet"));
+        let (one, two) = (InstanceId(1), InstanceId(2));
+        assert_eq!(addresses.claim(one, at("16.3.0.2")), Ok(()));
+        assert_eq!(addresses.seize(two, at("16.3.0.2")), Ok(()));
+        assert_eq!((addresses.of(one), addresses.of(two)), (None, Some(at("16.3.0.2"))));
+        // The late news of the one that has moved take nothing from the other.
+        assert_eq!(addresses.seize(one, at("16.3.0.9")), Ok(()));
+        assert_eq!(addresses.of(two), Some(at("16.3.0.2")));
+        assert!(addresses.seize(one, at("16.3.0.1")).is_err());
     }
 
     #[test]

@@ -1,0 +1,232 @@
+//! The thread that takes what other workers send: a datagram comes in, a packet goes to its interface.
+//!
+//! It gets the same [`Change`]s as the threads of the data plane, and answers them in the same way. It also sends
+//! the probes by which the delay between workers is known.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::Receiver as Inbox;
+use std::time::Duration;
+
+use groundswell_common::ids::InstanceId;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+use nix::unistd;
+use tokio::time::Instant;
+
+use super::counters::{Underlay, add};
+use super::delay::RoundTrips;
+use super::header::{Header, Kind};
+use super::peer::{Away, Line, Peer};
+use super::window::{Arrival, Window};
+use crate::network::plane::{Change, Command, Port};
+
+/// Datagrams read before changes have their turn.
+const BATCH: usize = 256;
+/// The largest datagram.
+const LARGEST: usize = 65_536;
+/// How often each worker is probed.
+const PROBE_EVERY: Duration = Duration::from_millis(200);
+/// How often at first, until the shortest round trip has shown itself.
+const PROBE_FIRST: Duration = Duration::from_millis(10);
+/// How many of those.
+const FIRST_PROBES: u32 = 20;
+
+/// A run, and its other workers, as every thread is told.
+#[derive(Debug)]
+pub(in crate::network) struct Links {
+    /// Names the run between its workers.
+    pub(in crate::network) key: u64,
+    pub(in crate::network) attempt: u32,
+    pub(in crate::network) peers: Vec<Arc<Peer>>,
+    /// The instances that are not here, with their addresses at the start.
+    pub(in crate::network) instances: BTreeMap<u32, (Arc<Away>, Ipv4Addr)>,
+    pub(in crate::network) counts: Arc<Underlay>,
+}
+
+/// A run as this thread knows it.
+#[derive(Default)]
+struct Run {
+    links: Option<Arc<Links>>,
+    trips: HashMap<SocketAddr, RoundTrips>,
+    ports: HashMap<InstanceId, Arc<Port>>,
+    windows: HashMap<(u32, u32), Window>,
+    probes_sent: u32,
+    probe_at: Option<Instant>,
+}
+
+/// What the thread is made of.
+pub(in crate::network) struct Receiver {
+    line: Arc<Line>,
+    epoll: Epoll,
+    wake: Arc<EventFd>,
+    commands: Inbox<Command>,
+    runs: HashMap<u64, Run>,
+    /// Runs by their name between workers.
+    by_key: HashMap<u64, u64>,
+    /// Datagrams that are none of ours, damaged, or of no run that is open here.
+    strange: Arc<AtomicU64>,
+    buffer: Vec<u8>,
+    stopped: bool,
+}
+
+impl Receiver {
+    /// `epoll` watches `wake` and the line's socket.
+    pub(in crate::network) fn new(
+        line: Arc<Line>,
+        epoll: Epoll,
+        wake: Arc<EventFd>,
+        commands: Inbox<Command>,
+        strange: Arc<AtomicU64>,
+    ) -> Self {
+        Self {
+            line,
+            epoll,
+            wake,
+            commands,
+            runs: HashMap::new(),
+            by_key: HashMap::new(),
+            strange,
+            buffer: vec![0; LARGEST],
+            stopped: false,
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub(in crate::network) fn run(mut self) {
+        let mut events = [EpollEvent::empty(); 2];
+        while !self.stopped {
+            let limit = self.probe_due();
+            // An interrupted wait is a short one; everything is looked at in any case.
+            let _ = self.epoll.wait(&mut events, limit);
+            self.obey();
+            self.receive();
+        }
+    }
+
+    fn obey(&mut self) {
+        let _ = self.wake.read();
+        while let Ok(Command { change, done }) = self.commands.try_recv() {
+            self.apply(change);
+            // Who asked may have gone, the change holds all the same.
+            let _ = done.send(Ok(()));
+        }
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Open(facts) => {
+                self.runs.insert(facts.key, Run::default());
+            }
+            Change::Connect { run, links } => {
+                links.peers.iter().for_each(|peer| peer.learn_mtu());
+                self.by_key.insert(links.key, run);
+                if let Some(run) = self.runs.get_mut(&run) {
+                    run.links = Some(links);
+                    run.probe_at = Some(Instant::now());
+                }
+            }
+            Change::Attach { run, port, .. } => {
+                if let Some(run) = self.runs.get_mut(&run) {
+                    run.ports.insert(port.instance, port);
+                }
+            }
+            Change::Close { run } => {
+                self.runs.remove(&run);
+                self.by_key.retain(|_, other| *other != run);
+            }
+            Change::Stop => self.stopped = true,
+            // Packets come with their destination's number, so addresses do not matter here.
+            Change::Configure { .. } | Change::Place { .. } | Change::Measure { .. } => {}
+        }
+    }
+
+    /// Takes what has arrived, up to a batch.
+    fn receive(&mut self) {
+        for _ in 0..BATCH {
+            let Ok((length, from)) = self.line.socket().recv_from(&mut self.buffer) else { return };
+            let known = Header::parse(&self.buffer[..length]).and_then(|(header, packet)| {
+                let run = self.by_key.get(&header.run)?;
+                Some((header, packet, self.runs.get_mut(run)?))
+            });
+            match known {
+                Some((header, packet, run)) => run.take(&header, packet, from, &self.line),
+                None => add(&self.strange, 1),
+            }
+        }
+    }
+
+    /// Sends the probes that are due; gives the time until the next.
+    fn probe_due(&mut self) -> EpollTimeout {
+        let now = Instant::now();
+        let mut next: Option<Duration> = None;
+        for run in self.runs.values_mut() {
+            let (Some(links), Some(due)) = (&run.links, run.probe_at) else { continue };
+            let mut left = due.saturating_duration_since(now);
+            if left.is_zero() {
+                links.peers.iter().for_each(|peer| peer.probe());
+                run.probes_sent = run.probes_sent.saturating_add(1);
+                left = if run.probes_sent < FIRST_PROBES { PROBE_FIRST } else { PROBE_EVERY };
+                run.probe_at = Some(now + left);
+            }
+            next = Some(next.map_or(left, |next| next.min(left)));
+        }
+        // Rounded up by a millisecond, or the last part of one would be spun away.
+        next.and_then(|next| EpollTimeout::try_from(next + Duration::from_millis(1)).ok())
+            .unwrap_or(EpollTimeout::NONE)
+    }
+}
+
+impl Run {
+    fn take(&mut self, header: &Header, packet: &[u8], from: SocketAddr, line: &Line) {
+        let Some(links) = self.links.clone() else { return };
+        let peer = match header.kind {
+            Kind::Packet => links.instances.get(&header.source).map(|(away, _)| &away.peer),
+            Kind::Probe | Kind::Echo => links.peers.iter().find(|peer| peer.address == from),
+        };
+        let peer = peer.filter(|peer| peer.address == from && links.attempt == header.attempt);
+        let Some(peer) = peer else { return add(&links.counts.foreign, 1) };
+        match header.kind {
+            Kind::Probe => peer.echo(header),
+            Kind::Echo => {
+                if let Some(trip) = line.now_ns().checked_sub(header.sent_ns) {
+                    let trips = self.trips.entry(from).or_insert_with(RoundTrips::new);
+                    peer.measured(trips.take(Duration::from_nanos(trip)));
+                }
+            }
+            Kind::Packet => self.deliver(header, packet, &links.counts),
+        }
+    }
+
+    fn deliver(&mut self, header: &Header, packet: &[u8], counts: &Underlay) {
+        let Some(port) = self.ports.get(&InstanceId(header.destination)) else {
+            return add(&counts.untaken, 1);
+        };
+        let window = match self.windows.entry((header.source, header.destination)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Window::default()),
+        };
+        match window.take(header.sequence) {
+            Arrival::New { missing } => add(&counts.lost, missing),
+            Arrival::Late => {
+                counts.lost.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+                add(&counts.late, 1);
+            }
+            Arrival::Again => return add(&counts.duplicated, 1),
+            // It stays among the lost, which it is for its receiver.
+            Arrival::Forgotten => return add(&counts.late, 1),
+        }
+        add(&counts.received, 1);
+        if !port.is_present() || write(port, packet).is_err() {
+            add(&counts.untaken, 1);
+        }
+    }
+}
+
+fn write(port: &Port, packet: &[u8]) -> Result<usize, Errno> {
+    unistd::write(&port.device, packet)
+}
