@@ -55,6 +55,9 @@ pub struct SubmitRequest {
     pub composition: String,
     /// Its file name, for messages.
     pub composition_name: String,
+    /// Files the composition names, matrices and traces, by the path it has for them.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
     /// The plan's `manifest.toml`.
     pub manifest: String,
     /// Digest of the blob with the plan's source: a zstd-compressed tar with `plan/` and, for each extra

@@ -171,6 +171,7 @@ fn request(
     SubmitRequest {
         composition: inputs.loaded.text.clone(),
         composition_name: inputs.name.clone(),
+        files: inputs.loaded.files(),
         manifest: inputs.manifest_text.clone(),
         source,
         run: String::new(),

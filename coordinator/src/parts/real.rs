@@ -107,6 +107,7 @@ impl Prepare for Compositions {
             case: run.case,
             runtime: request.runtime.unwrap_or(run.runtime),
             groups: run.groups.into_iter().map(outline_of).collect(),
+            network: run.network,
             options: run.options,
             limits,
             seed: run.seed,
@@ -174,7 +175,7 @@ fn outline_of(group: ResolvedGroup) -> GroupOutline {
 
 fn resolved(request: &SubmitRequest) -> Result<(Composition, Manifest, ResolvedRun), Refusal> {
     let (composition, _) =
-        Composition::parse(&request.composition_name, &request.composition, false)
+        Composition::parse_with(&request.composition_name, &request.composition, &request.files)
             .map_err(|err| refused(&err))?;
     let (manifest, _) =
         Manifest::parse("manifest.toml", &request.manifest).map_err(|err| refused(&err))?;

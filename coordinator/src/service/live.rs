@@ -98,6 +98,7 @@ impl Live {
             disable_metrics: self.outline.disable_metrics,
             seed: self.seed,
             groups: self.groups.clone(),
+            network: self.outline.network.clone(),
             share: share.ranges.clone(),
             workers: self.run.workers(),
             options: self.outline.options.clone(),
@@ -136,6 +137,7 @@ impl Live {
             seed: self.seed,
             subnet: self.subnet,
             groups: self.groups.clone(),
+            network: self.outline.network.clone(),
             options: self.outline.options.clone(),
             limits: self.outline.limits,
             placement: accounts

@@ -5,25 +5,34 @@
 //!
 //! ```text
 //! shape      what happens to the k-th packet of a pair      pure
+//! jitter     how delays are spread                          pure
+//! links      what the composition says between groups       pure
 //! rules      which shape and filter a destination has       pure
 //! addresses  who has which address                          pure
 //! packet     IPv4 headers, ICMP answers                     pure
 //! counters   what became of packets
+//! download   the receiving side of an access link
 //! switch     the default network: its control side
 //! plane      its data plane, one thread each
 //! ```
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::link::NetworkConfig;
 use ipnet::Ipv4Net;
 
+use links::Links;
+
 pub mod addresses;
 pub mod counters;
 mod device;
+mod download;
+pub mod jitter;
+pub mod links;
 pub mod packet;
 mod plane;
 mod queue;
@@ -95,6 +104,10 @@ pub trait Network: Send + Sync {
 
     /// Opens the network of a run.
     async fn open(&self, run: &RunId, subnet: Ipv4Net, seed: u64) -> Result<(), NetworkError>;
+
+    /// Says what the links between the groups of a run are from now on, those of instances that are
+    /// attached and of those that will be. It holds for all of them at once.
+    async fn relink(&self, run: &RunId, links: Arc<Links>) -> Result<(), NetworkError>;
 
     /// Adds an instance. It is reachable from then on.
     async fn attach(&self, attachment: Attachment) -> Result<(), NetworkError>;

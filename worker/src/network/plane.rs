@@ -25,10 +25,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::counters::{Counters, Fate};
+use super::download::{Download, Turn};
+use super::links::Links;
 use super::packet::{self, Ipv4Header};
 use super::queue::Queue;
-use super::rules::Rules;
-use super::shape::{Pair, Verdict, decide};
+use super::rules::{Lane, Rules};
+use super::shape::{Pair, Verdict, travel};
 
 /// Packets read from one interface before the others and the timers have their turn.
 const BATCH: usize = 64;
@@ -55,6 +57,8 @@ pub(super) struct Port {
     /// Whether the instance is on the network.
     pub(super) present: AtomicBool,
     pub(super) counters: Counters,
+    /// What it receives passes here.
+    pub(super) download: Download,
     /// Bytes it has sent that wait for their time.
     waiting: AtomicUsize,
 }
@@ -67,6 +71,7 @@ impl Port {
             device,
             present: AtomicBool::new(true),
             counters: Counters::default(),
+            download: Download::default(),
             waiting: AtomicUsize::new(0),
         }
     }
@@ -102,6 +107,8 @@ pub(super) enum Change {
         present: bool,
         rules: Option<Rules>,
     },
+    /// The links between the groups of a run are these.
+    Relink { run: u64, links: Arc<Links> },
     /// A run is over.
     Close { run: u64 },
     /// The thread ends.
@@ -119,6 +126,7 @@ pub(super) struct Command {
 struct Run {
     facts: RunFacts,
     by_address: HashMap<Ipv4Addr, Arc<Port>>,
+    links: Arc<Links>,
 }
 
 /// The sending side of an instance.
@@ -136,6 +144,8 @@ struct Waiting {
     from: Arc<Port>,
     to: Arc<Port>,
     bytes: Box<[u8]>,
+    /// It has had its turn at the receiver's download.
+    received: bool,
 }
 
 /// Packets that wait, and how many bytes they are.
@@ -234,7 +244,8 @@ impl Plane {
     fn apply(&mut self, change: Change) -> Result<(), Errno> {
         match change {
             Change::Open(facts) => {
-                self.runs.insert(facts.key, Run { facts, by_address: HashMap::new() });
+                let (by_address, links) = Default::default();
+                self.runs.insert(facts.key, Run { facts, by_address, links });
             }
             Change::Attach { run, address, port, owner } => {
                 if owner {
@@ -254,6 +265,7 @@ impl Plane {
                     port.present.store(present, Ordering::Relaxed);
                 }
             }
+            Change::Relink { run, links } => self.relink(run, links),
             Change::Close { run } => self.close(run),
             Change::Stop => self.stopped = true,
         }
@@ -262,17 +274,29 @@ impl Plane {
 
     fn adopt(&mut self, run: u64, address: Ipv4Addr, port: &Arc<Port>) -> Result<(), Errno> {
         self.epoll.add(&port.device, EpollEvent::new(EpollFlags::EPOLLIN, port.token))?;
+        let access = self.runs.get(&run).map(|run| run.links.access(port.instance).sends);
         self.senders.insert(
             port.token,
             Sender {
                 port: Arc::clone(port),
                 run,
                 address,
-                rules: Rules::default(),
+                rules: Rules::plain(access.unwrap_or_default()),
                 pairs: HashMap::new(),
             },
         );
         Ok(())
+    }
+
+    /// Senders whose access link is another one than before get it as their default shape.
+    fn relink(&mut self, run: u64, links: Arc<Links>) {
+        let Some(known) = self.runs.get_mut(&run) else { return };
+        for sender in self.senders.values_mut().filter(|sender| sender.run == run) {
+            if links.reshapes(&known.links, sender.port.instance) {
+                sender.rules.reshape(links.access(sender.port.instance).sends);
+            }
+        }
+        known.links = links;
     }
 
     fn close(&mut self, run: u64) {
@@ -343,8 +367,12 @@ impl Sender {
         waiting: &mut Waitings,
     ) -> Result<(), Fate> {
         let header = self.admit(run, packet)?;
-        let (filter, lane) = self.rules.find(header.destination);
-        match filter {
+        let to_gateway = header.destination == run.facts.gateway;
+        let to = run.by_address.get(&header.destination).filter(|_| !to_gateway);
+        let number = to.map_or(GATEWAY, |to| to.instance.0);
+        let path = run.links.path(self.port.instance.0, number);
+        let (rule, lane) = self.rules.find(header.destination);
+        match path.filter(rule) {
             Filter::Accept => {}
             Filter::Drop => return Err(Fate::Filtered),
             Filter::Reject => {
@@ -354,18 +382,17 @@ impl Sender {
                 return Err(Fate::Rejected);
             }
         }
-        let to_gateway = header.destination == run.facts.gateway;
-        let (to, number) = if to_gateway {
-            (&self.port, GATEWAY)
-        } else {
-            let to = run.by_address.get(&header.destination).ok_or(Fate::NoSuchAddress)?;
-            (to, to.instance.0)
-        };
+        let to = if to_gateway { &self.port } else { to.ok_or(Fate::NoSuchAddress)? };
         let pair = self
             .pairs
             .entry(number)
             .or_insert_with(|| Pair::new(run.facts.seed, self.port.instance.0, number));
-        match decide(&lane.shape, &mut lane.clock, pair, now, packet.len()) {
+        let Lane { shape, clock, ruled } = lane;
+        let verdict = match &path.shape {
+            Some(path) if !*ruled => travel(&[shape, path], clock, pair, now, packet.len()),
+            Some(_) | None => travel(&[shape], clock, pair, now, packet.len()),
+        };
+        match verdict {
             Verdict::Lost => Err(Fate::Lost),
             Verdict::Overrun => Err(Fate::Overrun),
             Verdict::Deliver { at, again, corrupt_bit } => {
@@ -416,12 +443,19 @@ struct Way<'a> {
 impl Waitings {
     /// Delivers a packet at `at`, which may be at once.
     fn send(&mut self, way: &Way<'_>, at: Duration, bytes: &[u8]) {
-        if at <= way.now {
-            // What became due while this batch was read comes first, or a pair would be reordered.
-            self.deliver_due(way.now);
-            transmit(way.from, way.to, bytes);
-            return;
+        if at > way.now {
+            return self.keep(way, at, bytes, false);
         }
+        // What became due while this batch was read comes first, or a pair would be reordered.
+        self.deliver_due(way.now);
+        match way.to.download.turn(way.now, bytes.len()) {
+            Turn::Now => transmit(way.from, way.to, bytes),
+            Turn::At(at) => self.keep(way, at, bytes, true),
+            Turn::Never => way.from.counters.count(Fate::Overrun),
+        }
+    }
+
+    fn keep(&mut self, way: &Way<'_>, at: Duration, bytes: &[u8], received: bool) {
         let own = way.from.waiting.load(Ordering::Relaxed) + bytes.len();
         if own > WAITING_PER_INSTANCE || self.bytes + bytes.len() > WAITING_PER_THREAD {
             way.from.counters.count(Fate::Overrun);
@@ -430,16 +464,30 @@ impl Waitings {
         way.from.waiting.store(own, Ordering::Relaxed);
         self.bytes += bytes.len();
         let (from, to) = (Arc::clone(way.from), Arc::clone(way.to));
-        self.queue.push(at, Waiting { run: way.run, from, to, bytes: bytes.into() });
+        let bytes = bytes.into();
+        self.queue.push(at, Waiting { run: way.run, from, to, bytes, received });
     }
 
     fn deliver_due(&mut self, now: Duration) {
-        while let Some(packet) = self.queue.pop_due(now) {
+        while let Some(mut packet) = self.queue.pop_due(now) {
+            let turn = match packet.received {
+                true => Turn::Now,
+                false => packet.to.download.turn(now, packet.bytes.len()),
+            };
+            if let Turn::At(at) = turn {
+                packet.received = true;
+                self.queue.push(at, packet);
+                continue;
+            }
             self.bytes -= packet.bytes.len();
             // Only the owner of `from` writes its count, and that is this thread.
             let left = packet.from.waiting.load(Ordering::Relaxed) - packet.bytes.len();
             packet.from.waiting.store(left, Ordering::Relaxed);
-            transmit(&packet.from, &packet.to, &packet.bytes);
+            if turn == Turn::Never {
+                packet.from.counters.count(Fate::Overrun);
+            } else {
+                transmit(&packet.from, &packet.to, &packet.bytes);
+            }
         }
     }
 

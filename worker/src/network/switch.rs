@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use super::addresses::Addresses;
 use super::counters::Counts;
+use super::links::Links;
 use super::plane::{Change, Command, Plane, Port, RunFacts, WAKE};
 use super::rules::{self, Rules};
 use super::{Attachment, Caps, Network, NetworkError, device};
@@ -60,6 +61,7 @@ struct Run {
     key: u64,
     addresses: Addresses,
     ports: BTreeMap<InstanceId, Arc<Port>>,
+    links: Arc<Links>,
 }
 
 /// What the threads will say about a change.
@@ -136,6 +138,7 @@ impl Switch {
         }
         run.addresses.claim(instance, address).map_err(refused)?;
         let port = Arc::new(Port::new(token, instance, device));
+        port.download.limit(run.links.access(instance).download_bps);
         run.ports.insert(instance, Arc::clone(&port));
         let (key, owner) = (run.key, self.owner(token));
         self.tell(|thread| Change::Attach {
@@ -170,6 +173,21 @@ impl Switch {
             present: config.enable,
             rules: (thread == owner).then(|| Rules::new(config)),
         })
+    }
+}
+
+impl Run {
+    /// Takes in what is decided for receivers and interfaces; senders hear of it in their threads.
+    fn relink(&mut self, links: Arc<Links>) -> std::io::Result<()> {
+        let before = std::mem::replace(&mut self.links, Arc::clone(&links));
+        for (instance, port) in &self.ports {
+            port.download.limit(links.access(*instance).download_bps);
+            let carrier = links.has_carrier(*instance);
+            if carrier != before.has_carrier(*instance) {
+                device::set_carrier(&port.device, carrier)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -253,8 +271,19 @@ impl Network for Switch {
             let key = control.named;
             let addresses = Addresses::new(subnet);
             let (gateway, broadcast) = (addresses.gateway(), addresses.broadcast());
-            control.runs.insert(run.clone(), Run { key, addresses, ports: BTreeMap::new() });
+            control.runs.insert(run.clone(), Run { key, addresses, ports: BTreeMap::new(), links: Arc::default() });
             self.tell(|_| Change::Open(RunFacts { key, seed, gateway, broadcast }))?
+        };
+        done(answers).await
+    }
+
+    async fn relink(&self, run: &RunId, links: Arc<Links>) -> Result<(), NetworkError> {
+        let answers = {
+            let mut control = self.lock();
+            let run = control.run(run)?;
+            run.relink(Arc::clone(&links)).map_err(host("switch the carrier of an interface"))?;
+            let key = run.key;
+            self.tell(|_| Change::Relink { run: key, links: Arc::clone(&links) })?
         };
         done(answers).await
     }

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use groundswell_common::bus::Bus;
 use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::link::NetworkConfig;
+use groundswell_worker::network::links::Links;
 use groundswell_worker::network::{Attachment, Caps, Network, NetworkError};
 use groundswell_worker::parts::{Metrics, MetricsSource, OpenSync, Opened, ShareSync};
 use groundswell_worker::sync::{SyncEvent, SyncSpec, Waiting};
@@ -113,6 +114,10 @@ impl Network for FakeNetwork {
     }
 
     async fn open(&self, _: &RunId, _: ipnet::Ipv4Net, _: u64) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    async fn relink(&self, _: &RunId, _: Arc<Links>) -> Result<(), NetworkError> {
         Ok(())
     }
 
