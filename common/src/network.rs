@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::link::{AccessLink, LinkShape};
 
 /// As many groups as a run with links may have.
-pub const MOST_CLASSES: usize = 256;
+pub const MOST_CLASSES: usize = 250;
 /// As many firings as a schedule may have.
-pub const MOST_FIRINGS: usize = 10_000;
+pub const MOST_FIRINGS: usize = 4000;
 
 /// What a composition says about the data network. The default says nothing.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -84,6 +84,34 @@ impl NetworkPlan {
         *self == Self::default()
     }
 
+    /// What it says, in one line for people.
+    #[must_use]
+    pub fn summary(&self) -> Option<String> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut parts = Vec::new();
+        let shaped = self.classes.iter().filter(|link| **link != AccessLink::default()).count();
+        if shaped > 0 {
+            parts.push(format!("{shaped} of {} groups with access links", self.classes.len()));
+        }
+        let latencies =
+            || self.paths.iter().filter_map(|index| self.shapes.get(usize::from(*index)));
+        let latencies = || latencies().map(|shape| shape.latency.as_secs_f64() * 1e3);
+        if let Some(least) = latencies().min_by(f64::total_cmp) {
+            let most = latencies().fold(least, f64::max);
+            parts.push(format!("{} to {} ms between groups", short(least), short(most)));
+        }
+        if let Some(last) = self.schedule.last() {
+            let changes = match self.schedule.len() {
+                1 => "1 change".to_owned(),
+                several => format!("{several} changes"),
+            };
+            parts.push(format!("{changes} scheduled, the last at {:.1} s", last.at.as_secs_f64()));
+        }
+        Some(parts.join(", "))
+    }
+
     /// The shape of the path between two classes.
     #[must_use]
     pub fn path(&self, from: usize, to: usize) -> LinkShape {
@@ -92,4 +120,10 @@ impl NetworkPlan {
         let shape = index.flatten().and_then(|index| self.shapes.get(usize::from(*index)));
         shape.copied().unwrap_or_default()
     }
+}
+
+/// At most a tenth, and none where there is none.
+fn short(ms: f64) -> String {
+    let text = format!("{ms:.1}");
+    text.strip_suffix(".0").unwrap_or(&text).to_owned()
 }

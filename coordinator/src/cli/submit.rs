@@ -171,7 +171,7 @@ fn request(
     SubmitRequest {
         composition: inputs.loaded.text.clone(),
         composition_name: inputs.name.clone(),
-        files: inputs.loaded.files(),
+        attachments: inputs.loaded.attachments().clone(),
         manifest: inputs.manifest_text.clone(),
         source,
         run: String::new(),

@@ -174,9 +174,12 @@ fn outline_of(group: ResolvedGroup) -> GroupOutline {
 }
 
 fn resolved(request: &SubmitRequest) -> Result<(Composition, Manifest, ResolvedRun), Refusal> {
-    let (composition, _) =
-        Composition::parse_with(&request.composition_name, &request.composition, &request.files)
-            .map_err(|err| refused(&err))?;
+    let (composition, _) = Composition::parse_with(
+        &request.composition_name,
+        &request.composition,
+        &request.attachments,
+    )
+    .map_err(|err| refused(&err))?;
     let (manifest, _) =
         Manifest::parse("manifest.toml", &request.manifest).map_err(|err| refused(&err))?;
     let run = resolve(&composition, &manifest, &request.run).map_err(|err| refused(&err))?;

@@ -50,7 +50,7 @@ pub(crate) fn request(instances: u32) -> SubmitRequest {
     SubmitRequest {
         composition: "composition".to_owned(),
         composition_name: "composition.toml".to_owned(),
-        files: BTreeMap::new(),
+        attachments: Default::default(),
         manifest: String::new(),
         source: String::new(),
         run: instances.to_string(),

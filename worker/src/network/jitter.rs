@@ -131,7 +131,9 @@ mod tests {
 
     #[test]
     fn known_quantiles_of_the_normal_distribution() {
-        for (draw, value) in [(0.5, 0.0), (0.975, 1.959_964), (0.001, -3.090_232), (0.1, -1.281_552)] {
+        for (draw, value) in
+            [(0.5, 0.0), (0.975, 1.959_964), (0.001, -3.090_232), (0.1, -1.281_552)]
+        {
             assert!((normal_quantile(draw) - value).abs() < 1e-6, "{draw}");
         }
         assert!(normal_quantile(0.0).is_finite());

@@ -67,11 +67,11 @@ impl Links {
     #[must_use]
     pub fn new(plan: &NetworkPlan, sizes: impl IntoIterator<Item = u32>) -> Self {
         let numbered = (0_u16..).zip(sizes);
-        let class_of = numbered
-            .flat_map(|(class, size)| std::iter::repeat_n(class, usize::try_from(size).unwrap_or(0)));
+        let class_of = numbered.flat_map(|(class, size)| {
+            std::iter::repeat_n(class, usize::try_from(size).unwrap_or(0))
+        });
         let classes = plan.classes.len();
-        let access =
-            plan.classes.iter().map(|link| Access { link: *link, changes: 0 }).collect();
+        let access = plan.classes.iter().map(|link| Access { link: *link, changes: 0 }).collect();
         let mut links =
             Self { class_of: class_of.collect(), access, paths: Vec::new(), cuts: BTreeMap::new() };
         if !plan.paths.is_empty() {
@@ -117,7 +117,9 @@ impl Links {
         self.paths.iter_mut().for_each(|path| path.cut = false);
         let cuts = std::mem::take(&mut self.cuts);
         for Cut { from, to, .. } in cuts.values() {
-            for (one, other) in from.iter().flat_map(|one| to.iter().map(move |other| (*one, *other))) {
+            for (one, other) in
+                from.iter().flat_map(|one| to.iter().map(move |other| (*one, *other)))
+            {
                 for (from, to) in [(one, other), (other, one)] {
                     if let Some(path) = self.path_mut(from, to) {
                         path.cut = true;
@@ -164,9 +166,8 @@ impl Links {
     /// Whether the access link of an instance was changed since `before`.
     #[must_use]
     pub fn reshapes(&self, before: &Self, instance: InstanceId) -> bool {
-        let changes = |links: &Self| {
-            links.class(instance.0).map_or(0, |class| links.access[class].changes)
-        };
+        let changes =
+            |links: &Self| links.class(instance.0).map_or(0, |class| links.access[class].changes);
         changes(self) != changes(before)
     }
 
@@ -174,9 +175,10 @@ impl Links {
     #[must_use]
     pub fn has_carrier(&self, instance: InstanceId) -> bool {
         let Some(class) = self.class(instance.0) else { return true };
-        !self.cuts.values().any(|cut| {
-            cut.carrier && cut.from.iter().any(|one| usize::from(*one) == class)
-        })
+        !self
+            .cuts
+            .values()
+            .any(|cut| cut.carrier && cut.from.iter().any(|one| usize::from(*one) == class))
     }
 }
 

@@ -404,8 +404,7 @@ mod tests {
     #[test]
     fn correlated_loss_keeps_its_share_and_its_correlation() {
         for (pct, corr) in [(1.0_f32, 25.0_f32), (5.0, 50.0), (20.0, 25.0), (20.0, 75.0)] {
-            let shape =
-                LinkShape { loss_pct: pct, loss_corr_pct: corr, ..LinkShape::default() };
+            let shape = LinkShape { loss_pct: pct, loss_corr_pct: corr, ..LinkShape::default() };
             let lost: Vec<f64> = fates(&shape, 23, 400_000, MS)
                 .iter()
                 .map(|fate| if *fate == Verdict::Lost { 1.0 } else { 0.0 })
@@ -420,7 +419,11 @@ mod tests {
             // P(lost | lost) is p + r (1 - p); each loss is one draw of it.
             let expected = p + r * (1.0 - p);
             let allowed = 2.576 * (expected * (1.0 - expected) / before).sqrt();
-            assert!((both / before - expected).abs() <= allowed, "{} at {pct} %, {corr} %", both / before);
+            assert!(
+                (both / before - expected).abs() <= allowed,
+                "{} at {pct} %, {corr} %",
+                both / before
+            );
             let again: f64 = lost.windows(2).map(|two| (two[0] - mean) * (two[1] - mean)).sum();
             let correlation = again / lost.iter().map(|one| (one - mean).powi(2)).sum::<f64>();
             assert!((correlation - r).abs() < 0.03, "correlation {correlation}, not {r}");

@@ -271,7 +271,10 @@ impl Network for Switch {
             let key = control.named;
             let addresses = Addresses::new(subnet);
             let (gateway, broadcast) = (addresses.gateway(), addresses.broadcast());
-            control.runs.insert(run.clone(), Run { key, addresses, ports: BTreeMap::new(), links: Arc::default() });
+            control.runs.insert(
+                run.clone(),
+                Run { key, addresses, ports: BTreeMap::new(), links: Arc::default() },
+            );
             self.tell(|_| Change::Open(RunFacts { key, seed, gateway, broadcast }))?
         };
         done(answers).await
