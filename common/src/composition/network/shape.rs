@@ -304,7 +304,7 @@ fn distribution(findings: &Findings, table: &Table<'_>) -> Option<Distribution> 
         findings.error(
             node.span.clone(),
             format!("there is no distribution `{text}`"),
-            format!("{}, or a list of quantiles", suggest(&text, NAMES.map(|(name, _)| name))),
+            suggest(&text, NAMES.map(|(name, _)| name)),
         );
     }
     found.map(|(_, distribution)| *distribution)

@@ -38,7 +38,7 @@ impl Trace {
                 return Err(Diagnostic::error(source, at..at + line.len(), message, help));
             };
             last = time;
-            while time >= end {
+            while time > end {
                 if count > 0 {
                     rates.push((end - start, count * OPPORTUNITY_BITS * 1000 / (end - start)));
                     (start, count) = (end, 0);
@@ -50,7 +50,7 @@ impl Trace {
         if last == 0 {
             return Err(Diagnostic::error(source, None, "the trace has no length", help));
         }
-        if last > start && count > 0 {
+        if count > 0 {
             rates.push((last - start, count * OPPORTUNITY_BITS * 1000 / (last - start)));
         }
         Ok(Self { rates })
@@ -68,10 +68,10 @@ mod tests {
 
     #[test]
     fn a_trace_is_the_rate_of_each_window() {
-        // One packet each 10 ms is 1.2 Mbit/s; then nothing for 200 ms, then one.
+        // One packet each 10 ms is 1.2 Mbit/s; then nothing for 200 ms, then two.
         let steady: String = (1..=10).map(|k| format!("{}\n", k * 10 - 5)).collect();
         let found = rates(&format!("{steady}350\n400\n")).expect("a trace");
-        assert_eq!(found, [(100, 1_200_000), (300, 40_000)]);
+        assert_eq!(found, [(100, 1_200_000), (300, 80_000)]);
     }
 
     #[test]
