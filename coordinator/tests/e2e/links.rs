@@ -115,12 +115,18 @@ fn groups_are_as_far_apart_as_the_composition_says_and_a_partition_comes_and_goe
     let logs = named("events.jsonl", home.dir.path());
     let lines: Vec<String> = logs
         .iter()
-        .flat_map(|log| std::fs::read_to_string(log).map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()))
+        .flat_map(|log| {
+            std::fs::read_to_string(log)
+                .map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+        })
         .flatten()
         .filter(|line| line.contains("\"schedule\""))
         .collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines[0].contains("partition `atlantic`: asked for at 2.000 s, done at 2.0"), "{lines:?}");
+    assert!(
+        lines[0].contains("partition `atlantic`: asked for at 2.000 s, done at 2.0"),
+        "{lines:?}"
+    );
     assert!(lines[1].contains("is over: asked for at 3.500 s, done at 3.5"), "{lines:?}");
 }
 
@@ -133,5 +139,5 @@ fn a_region_that_does_not_exist_is_refused_before_anything_runs() {
     let file = home.write("links.toml", COMPOSITION);
     let refused = home.run(&["submit", &file]);
     assert_ne!(refused.code, Some(0));
-    refused.says("`world.csv` has no region `us`").says("links.toml:17");
+    refused.says("`world.csv` has no region `us`").says("links.toml:16");
 }
