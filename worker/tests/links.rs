@@ -16,7 +16,7 @@ use groundswell_worker::network::counters::Fate;
 use groundswell_worker::network::links::Links;
 use groundswell_worker::network::switch::Switch;
 use groundswell_worker::network::{Attachment, Network as _};
-use host::Host;
+use host::{Host, ping};
 use tokio::time::Instant;
 
 const MS: Duration = Duration::from_millis(1);
@@ -148,6 +148,8 @@ async fn groups_are_apart_and_their_members_are_not() {
     takes(net.round_trip(2, 3), Duration::ZERO);
     takes(net.round_trip(0, 2), MS * 40);
     takes(net.round_trip(3, 1), MS * 40);
+    let gateway = Ipv4Addr::new(16, 0, 0, 1);
+    takes(ping(&net.hosts[0], gateway, LIMIT).expect("answered"), Duration::ZERO);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -309,6 +309,7 @@ impl Supervisor {
                 self.steps.spawn(collect.instrument(info_span!("collect")));
             }
             Command::Remove => {
+                self.schedule.take().inspect(AbortHandle::abort);
                 self.abort.cancel();
                 self.removing = true;
                 self.order_all(Order::Remove);

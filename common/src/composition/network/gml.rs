@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::regions::{Read, Regions, Way};
-use super::shape::bits_per_second;
+use super::shape::{LONGEST, bits_per_second};
 use crate::composition::quantity;
 use crate::diagnostic::{Diagnostic, SourceFile};
 
@@ -209,7 +209,8 @@ fn build(list: &List<'_>) -> Result<Graph, Diagnostic> {
             Diagnostic::error(edge.source, edge.span.clone(), message, "name a node by its id")
         })
     };
-    let time = |text: &str| quantity::duration(&text.replace(' ', ""));
+    let time =
+        |text: &str| quantity::duration(&text.replace(' ', "")).filter(|time| *time <= LONGEST);
     let mut edges = graph.edges.clone();
     for edge in list.lists("edge") {
         let (from, to) = (end(&edge, "source")?, end(&edge, "target")?);

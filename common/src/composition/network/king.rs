@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::regions::{Read, Regions, Way};
+use super::shape::LONGEST;
 use crate::diagnostic::{Diagnostic, SourceFile};
 
 pub(super) fn read(source: &Arc<SourceFile>, wanted: &[String]) -> Result<Read, Diagnostic> {
@@ -34,7 +35,8 @@ pub(super) fn read(source: &Arc<SourceFile>, wanted: &[String]) -> Result<Read, 
                     "write microseconds; a negative number is unknown",
                 );
             };
-            if let Ok(trip) = Duration::try_from_secs_f64(micros / 1e6) {
+            let trip = Duration::try_from_secs_f64(micros / 1e6).ok();
+            if let Some(trip) = trip.filter(|trip| *trip <= LONGEST) {
                 regions.set(from, to, Way { latency: trip / 2, ..Way::default() });
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::regions::{Read, Regions, Way};
+use super::shape::LONGEST;
 use crate::composition::quantity;
 use crate::diagnostic::{Diagnostic, SourceFile};
 
@@ -46,10 +47,11 @@ fn cells(at: usize, line: &str) -> Vec<Cell<'_>> {
 
 /// A time in milliseconds, or with a unit of its own.
 pub(super) fn milliseconds(text: &str) -> Option<Duration> {
-    match text.parse::<f64>() {
+    let time = match text.parse::<f64>() {
         Ok(number) => Duration::try_from_secs_f64(number / 1e3).ok(),
         Err(_) => quantity::duration(text),
-    }
+    };
+    time.filter(|time| *time <= LONGEST)
 }
 
 pub(super) fn read(

@@ -16,6 +16,8 @@ use crate::network::{Action, Firing, MOST_FIRINGS};
 /// Time between the steps of a ramp, unless it is so long that there would be too many.
 const STEP: Duration = Duration::from_millis(100);
 const MOST_STEPS: u32 = 100;
+/// No rate of a trace holds for less; one that claims to would never end.
+const SHORTEST_RATE: Duration = Duration::from_millis(1);
 
 /// Works the schedule out, up to `end`.
 pub(super) fn compile(
@@ -156,7 +158,7 @@ impl<'a> Player<'a> {
             (Moment::Begin, What::Trace { .. }) => {
                 let before = self.before(event);
                 if let Some(lasts) = event.lasts {
-                    self.later(at + lasts, event, Moment::End(before));
+                    self.later(at.saturating_add(lasts), event, Moment::End(before));
                 }
                 self.rate(at, event, 0, at);
             }
@@ -211,7 +213,7 @@ impl<'a> Player<'a> {
 
     fn cut(&mut self, at: Duration, event: &'a EventWish, action: Action) {
         if let (Some(lasts), Action::Cut { cut, .. }) = (event.lasts, &action) {
-            self.later(at + lasts, event, Moment::Heal(*cut));
+            self.later(at.saturating_add(lasts), event, Moment::Heal(*cut));
         }
         self.cuts.push(event);
         self.fire(at, title(event), action);
@@ -258,7 +260,7 @@ impl<'a> Player<'a> {
     fn reshape(&mut self, at: Duration, event: &'a EventWish) {
         let before = self.before(event);
         if let Some(lasts) = event.lasts {
-            self.later(at + lasts, event, Moment::End(before.clone()));
+            self.later(at.saturating_add(lasts), event, Moment::End(before.clone()));
         }
         let Some(ramp) = event.ramp else {
             let (What::Access { wish, .. } | What::Path { wish, .. }) = &event.what else { return };
@@ -269,7 +271,11 @@ impl<'a> Player<'a> {
         let steps = u32::try_from(steps).unwrap_or(MOST_STEPS).clamp(1, MOST_STEPS);
         for step in 1..=steps {
             let part = f64::from(step) / f64::from(steps);
-            self.later(at + ramp.mul_f64(part), event, Moment::Step(part, before.clone()));
+            self.later(
+                at.saturating_add(ramp.mul_f64(part)),
+                event,
+                Moment::Step(part, before.clone()),
+            );
         }
     }
 
@@ -288,7 +294,7 @@ impl<'a> Player<'a> {
         let targets = self.classes(on).into_iter().map(Target::Access);
         let wishes = targets.map(|target| (target, wish.clone())).collect();
         self.change(at, &format!("{} at {bps} bit/s", title(event)), wishes);
-        let next = now + Duration::from_millis(*millis);
+        let next = now.saturating_add(Duration::from_millis(*millis).max(SHORTEST_RATE));
         if next < self.end {
             self.later(next, event, Moment::Rate(number + 1));
         }

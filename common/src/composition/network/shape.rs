@@ -32,6 +32,9 @@ const SHARES: [&str; 8] = [
     "reorder_correlation",
 ];
 
+/// No delay and no time of an event is longer; sums of them stay far from where a duration ends.
+pub(super) const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+
 /// Whose link a table is about; it decides which keys there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Of {
@@ -188,11 +191,11 @@ fn rate_between(was: u64, to: u64, part: f64) -> Option<u64> {
 /// A duration; the message says what to write.
 pub(super) fn time(findings: &Findings, table: &Table<'_>, key: &'static str) -> Option<Duration> {
     let text = quantity_text(findings, table, key, "\"50ms\"")?;
-    let parsed = quantity::duration(&text.value);
+    let parsed = quantity::duration(&text.value).filter(|time| *time <= LONGEST);
     if parsed.is_none() {
         findings.error(
             text.span,
-            format!("`{key}` is `{}`, not a duration from 0 upwards", text.value),
+            format!("`{key}` is `{}`, not a duration from 0 to 30 days", text.value),
             format!("write a number with a unit, such as `{key} = \"50ms\"` or `\"1.5s\"`"),
         );
     }

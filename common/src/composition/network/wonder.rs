@@ -4,7 +4,7 @@
 //! and their deviation in milliseconds. Servers are numbers; a second file names them, its first columns
 //! being number and name. Several measurements of a pair are averaged. Their deviation becomes jitter.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use crate::diagnostic::{Diagnostic, SourceFile};
 const COLUMNS: usize = 7;
 const MEAN: usize = 4;
 const DEVIATION: usize = 6;
+/// A longer round trip is no measurement.
+const LONGEST_MS: f64 = 3.6e6;
 
 /// What was measured between two servers.
 #[derive(Default, Clone, Copy)]
@@ -42,7 +44,7 @@ pub(super) fn read(
         let place = row[0].0.start..row.last().map_or(0, |cell| cell.0.end);
         let value = |column: usize| {
             let text = row.get(column)?.1;
-            text.parse::<f64>().ok().filter(|value| value.is_finite() && *value >= 0.0)
+            text.parse::<f64>().ok().filter(|value| (0.0..=LONGEST_MS).contains(value))
         };
         let (true, Some(mean), Some(deviation)) =
             (row.len() >= COLUMNS, value(MEAN), value(DEVIATION))
@@ -79,7 +81,7 @@ pub(super) fn read(
     Ok(Read { regions, known })
 }
 
-fn names(servers: &SourceFile) -> HashMap<&str, &str> {
+fn names(servers: &SourceFile) -> BTreeMap<&str, &str> {
     rows(&servers.text)
         .filter_map(|row| Some((row.first()?.1, row.get(1)?.1)))
         .filter(|(id, _)| !id.eq_ignore_ascii_case("id"))
