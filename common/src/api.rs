@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::composition::network::Attachments;
 use crate::ids::{RunId, WorkerId};
 use crate::messages::RuntimeKind;
 use crate::run::SourceInfo;
@@ -55,6 +56,9 @@ pub struct SubmitRequest {
     pub composition: String,
     /// Its file name, for messages.
     pub composition_name: String,
+    /// What the composition takes from other files.
+    #[serde(default)]
+    pub attachments: Attachments,
     /// The plan's `manifest.toml`.
     pub manifest: String,
     /// Digest of the blob with the plan's source: a zstd-compressed tar with `plan/` and, for each extra

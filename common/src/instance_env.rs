@@ -101,6 +101,7 @@ mod tests {
             disable_metrics: false,
             seed: 1,
             groups: vec![group],
+            network: Default::default(),
             share: Vec::new(),
             peers: Vec::new(),
             network_key: 0,

@@ -16,6 +16,7 @@ pub mod instance_env;
 pub mod link;
 pub mod manifest;
 pub mod messages;
+pub mod network;
 pub mod outcome;
 pub mod run;
 pub mod subjects;

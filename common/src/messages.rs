@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fidelity::NetworkReport;
 use crate::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
+use crate::network::NetworkPlan;
 use crate::outcome::InstanceEnd;
 use crate::timing::Lease;
 
@@ -186,6 +187,9 @@ pub struct Assignment {
     pub seed: u64,
     /// All groups of the run.
     pub groups: Vec<GroupSpec>,
+    /// The links between them; the class of a group is its index above.
+    #[serde(default, skip_serializing_if = "NetworkPlan::is_empty")]
+    pub network: NetworkPlan,
     /// This worker's instances.
     pub share: Vec<InstanceRange>,
     /// Every worker that takes part, this one included.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::fidelity::{Fidelity, NetworkReport};
 use crate::ids::{Attempt, InstanceId, RunId, WorkerId};
 use crate::messages::{GroupSpec, InstanceRange, Limits, RunOptions, RuntimeKind};
+use crate::network::NetworkPlan;
 use crate::outcome::{InstanceEnd, Outcome};
 
 /// Where a run is in its life.
@@ -242,6 +243,9 @@ pub struct RunRecord {
     pub subnet: Ipv4Net,
     /// Groups with resolved images and parameters.
     pub groups: Vec<GroupSpec>,
+    /// The links between them, and the schedule of their changes as it was worked out.
+    #[serde(default, skip_serializing_if = "NetworkPlan::is_empty")]
+    pub network: NetworkPlan,
     /// Runner options.
     pub options: RunOptions,
     /// Time limits.
@@ -258,7 +262,7 @@ pub struct RunRecord {
     pub indexes: Vec<String>,
     /// What each worker has measured of the data network.
     #[serde(default)]
-    pub network: Vec<(WorkerId, NetworkReport)>,
+    pub network_reports: Vec<(WorkerId, NetworkReport)>,
 }
 
 /// One line of a run's event log.

@@ -9,6 +9,8 @@ mod endings;
 mod harness;
 #[path = "e2e/leftovers.rs"]
 mod leftovers;
+#[path = "e2e/links.rs"]
+mod links;
 #[path = "e2e/plans.rs"]
 mod plans;
 #[path = "e2e/services.rs"]

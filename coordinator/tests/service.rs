@@ -38,7 +38,7 @@ async fn a_run_passes_and_its_record_tells_everything() {
     let network = status.network.expect("both workers have measured");
     assert_eq!((network.packets, network.grade), (20, Grade::Exact), "{network:?}");
     assert_eq!(record.status.network, Some(network));
-    assert_eq!(record.network.len(), 2);
+    assert_eq!(record.network_reports.len(), 2);
     assert_eq!(record.subnet.to_string(), "16.0.0.0/16");
     assert_eq!(record.groups[0].image, fakes::image());
     let sizes: Vec<u32> =

@@ -8,6 +8,7 @@
 
 mod builds;
 mod merge;
+pub mod network;
 mod options;
 mod parse;
 pub mod quantity;
@@ -25,7 +26,10 @@ use serde_json::{Map, Value};
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceFile};
 use crate::document::At;
 use crate::messages::{Resources, RunOptions, RuntimeKind};
+use crate::network::NetworkPlan;
 use crate::template::{self, Resources as Load};
+
+use network::{Attachments, NetworkWish, ShapeWish, Source};
 
 pub use builds::{BUILDERS, Build, BuildInput, Dependency, build_groups};
 pub use resolve::resolve;
@@ -44,6 +48,7 @@ pub struct Composition {
     pub(crate) source: Arc<SourceFile>,
     pub(crate) global: Global,
     pub(crate) groups: Vec<Group>,
+    pub(crate) network: NetworkWish,
     /// Never empty: a composition without runs has the run [`DEFAULT_RUN`] with every group.
     pub(crate) runs: Vec<Run>,
 }
@@ -59,10 +64,32 @@ impl Composition {
         text: &str,
         strict: bool,
     ) -> Result<(Self, Vec<Diagnostic>), Diagnostics> {
-        parse::parse(&SourceFile::new(file_name, text), strict)
+        let none = |_: &str| Err("there are no files here".to_owned());
+        Self::parse_from(file_name, text, strict, Source::Files(&none))
     }
 
-    /// Executes the template in `text`, then reads the composition it makes.
+    /// Reads a composition whose files were read before, by [`Composition::load`].
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse_with(
+        file_name: &str,
+        text: &str,
+        attachments: &Attachments,
+    ) -> Result<(Self, Vec<Diagnostic>), Diagnostics> {
+        Self::parse_from(file_name, text, false, Source::Known(attachments))
+    }
+
+    fn parse_from(
+        file_name: &str,
+        text: &str,
+        strict: bool,
+        source: Source<'_>,
+    ) -> Result<(Self, Vec<Diagnostic>), Diagnostics> {
+        parse::parse(&SourceFile::new(file_name, text), strict, source)
+    }
+
+    /// Executes the template in `text`, then reads the composition it makes and the files that one names.
     ///
     /// # Errors
     /// What is wrong with the template, or else everything that is wrong with the composition.
@@ -80,7 +107,13 @@ impl Composition {
         } else {
             format!("{file_name} (after templating)")
         };
-        Self::parse(&name, &rendered, strict)
+        Self::parse_from(&name, &rendered, strict, Source::Files(load))
+    }
+
+    /// What it takes from other files.
+    #[must_use]
+    pub fn attachments(&self) -> &Attachments {
+        &self.network.attachments
     }
 
     /// The text it was read from: after templating.
@@ -165,6 +198,8 @@ pub(crate) struct Group {
     pub(crate) resources: Resources,
     pub(crate) instances: Instances,
     pub(crate) run: GroupRun,
+    pub(crate) region: Option<At<String>>,
+    pub(crate) link: ShapeWish,
 }
 
 /// A run.
@@ -204,6 +239,8 @@ pub struct ResolvedRun {
     pub total_instances: u32,
     /// Its groups in the order of the composition.
     pub groups: Vec<ResolvedGroup>,
+    /// The links between them, and what happens to them.
+    pub network: NetworkPlan,
     /// The runner's configuration: composition over manifest.
     pub run_config: Map<String, Value>,
     /// What is understood of it.

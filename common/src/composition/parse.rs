@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Composition, DEFAULT_RUN, Dependency, Global, Group, GroupRun, Instances, Run, RunGroup, Texts,
-    quantity,
+    Composition, DEFAULT_RUN, Dependency, Global, Group, GroupRun, Instances, Run, RunGroup,
+    Source, Texts, network, quantity,
 };
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceFile, suggest};
 use crate::document::{At, Data, Findings, Node, Table};
@@ -21,6 +21,7 @@ const STOCK: &[&str] = &["enabled", "docker_build_image"];
 pub(super) fn parse(
     source: &Arc<SourceFile>,
     strict: bool,
+    attachments: Source<'_>,
 ) -> Result<(Composition, Vec<Diagnostic>), Diagnostics> {
     let findings = Findings::new(source, strict);
     let root = findings.parse()?;
@@ -41,6 +42,7 @@ pub(super) fn parse(
         file.tables("groups").into_iter().filter_map(|table| group(&findings, table)).collect();
     let runs: Vec<_> =
         file.tables("runs").into_iter().filter_map(|table| run(&findings, table)).collect();
+    let network = network::parse(&findings, &file, &groups, attachments);
     file.finish(STOCK);
 
     let Some(global) = global else {
@@ -48,7 +50,7 @@ pub(super) fn parse(
     };
     let runs = if runs.is_empty() { vec![default_run(&global, &groups)] } else { runs };
     let composition =
-        Composition { name, author, source: Arc::clone(source), global, groups, runs };
+        Composition { name, author, source: Arc::clone(source), global, groups, network, runs };
     check(&findings, &composition);
     findings.conclude(composition)
 }
@@ -117,6 +119,8 @@ fn group(findings: &Findings, table: Table<'_>) -> Option<Group> {
         resources: resources(findings, &table),
         instances: instances(findings, &table),
         run: table.table("run").map(|table| group_run_table(findings, table)).unwrap_or_default(),
+        region: table.text("region").filter(|region| !region.value.is_empty()),
+        link: network::access(findings, &table),
     };
     table.finish(STOCK);
     Some(group)
@@ -343,6 +347,7 @@ fn check(findings: &Findings, composition: &Composition) {
             );
         }
     }
+    network::check(findings, composition);
     let known = || composition.groups.iter().map(|group| group.id.value.as_str());
     for run in &composition.runs {
         unique(findings, "group of the run", run.groups.iter().map(|group| &group.id));

@@ -6,13 +6,14 @@ use serde_json::{Map, Value};
 
 use super::{
     Composition, Group, Instances, ResolvedGroup, ResolvedRun, Run, RunGroup, Texts, builds, merge,
-    options,
+    network, options,
 };
 use crate::diagnostic::{Diagnostic, Diagnostics, closest, suggest};
 use crate::document::{At, Findings};
 use crate::instance_env::contract_name;
 use crate::manifest::{Case, Manifest};
 use crate::messages::RuntimeKind;
+use crate::timing::RUN_TIMEOUT;
 
 /// Every runner a composition may name, and how its instances are run.
 const RUNNERS: [(&str, RuntimeKind); 5] = [
@@ -67,6 +68,8 @@ pub fn resolve(
     let run_config = merge::config(&[&global.run_config, &defaults]);
     let options = options::read(&runner.value, &run_config);
     report_options(&findings, composition, &runner, &options);
+    let timeout = run.timeout.or(global.timeout).or(options.timeout);
+    let end = timeout.unwrap_or(RUN_TIMEOUT);
     let resolved = ResolvedRun {
         id: run_id.to_owned(),
         plan: contract_name(&manifest.name),
@@ -78,7 +81,8 @@ pub fn resolve(
         run_config,
         options: options.run,
         outcome_grace: options.outcome_grace,
-        timeout: run.timeout.or(global.timeout).or(options.timeout),
+        network: network::compile(&findings, composition, run, end),
+        timeout,
         seed: global.seed,
         disable_metrics: global.disable_metrics,
         concurrent_builds: global.concurrent_builds,

@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use groundswell_common::bus::Bus;
 #[cfg(feature = "local")]
 use groundswell_common::bus::BusConfig;
+use groundswell_common::composition::network::Attachments;
 use groundswell_common::composition::{Composition, resolve, run_ids};
 use groundswell_common::manifest::Manifest;
 use groundswell_common::objects::Objects;
@@ -47,6 +48,13 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<String>,
     color: bool,
     parsed: Composition,
+}
+
+impl Loaded {
+    /// What the composition takes from other files.
+    pub(crate) fn attachments(&self) -> &Attachments {
+        self.parsed.attachments()
+    }
 }
 
 /// How a composition is read.
@@ -148,6 +156,11 @@ pub(crate) fn groups(
     let resolved =
         resolve(&loaded.parsed, &manifest.parsed, run).map_err(|err| err.render(loaded.color))?;
     Ok(resolved.groups.into_iter().map(|group| (group.id, group.instances)).collect())
+}
+
+/// What one run's network is, in one line; absent when the composition says nothing of it.
+pub(crate) fn links(loaded: &Loaded, manifest: &PlanManifest, run: &str) -> Option<String> {
+    resolve(&loaded.parsed, &manifest.parsed, run).ok()?.network.summary()
 }
 
 /// The directories besides the plan's own that its builder wants, by the name they get.

@@ -172,6 +172,7 @@ fn request(
     SubmitRequest {
         composition: inputs.loaded.text.clone(),
         composition_name: inputs.name.clone(),
+        attachments: inputs.loaded.attachments().clone(),
         manifest: inputs.manifest_text.clone(),
         source,
         run: String::new(),

@@ -4,7 +4,7 @@ use super::args::Validate;
 use super::exit::Exit;
 use super::inputs::{self, Inputs, Options};
 use super::out::Paint;
-use super::{Session, Trouble};
+use super::{Session, Trouble, parts};
 
 pub(crate) fn run(session: &Session, args: &Validate) -> Exit {
     let options =
@@ -33,7 +33,8 @@ fn valid(session: &Session, name: &str, inputs: &Inputs) {
                     .iter()
                     .map(|(id, instances)| serde_json::json!({ "id": id, "instances": instances }))
                     .collect();
-                serde_json::json!({ "id": run, "groups": groups })
+                let links = parts::links(&inputs.loaded, &inputs.manifest, run);
+                serde_json::json!({ "id": run, "groups": groups, "links": links })
             })
             .collect();
         session.out.json(&serde_json::json!({
@@ -50,6 +51,9 @@ fn valid(session: &Session, name: &str, inputs: &Inputs) {
         let groups: Vec<String> =
             groups.iter().map(|(id, instances)| format!("{id} {instances}")).collect();
         session.out.data(format_args!("  run {run}: {} = {sum} instances", groups.join(" + ")));
+        if let Some(links) = parts::links(&inputs.loaded, &inputs.manifest, run) {
+            session.out.data(format_args!("    links: {links}"));
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use groundswell_common::ids::{Attempt, RunId, WorkerId};
 use groundswell_common::messages::{
     GroupSpec, ImageRef, Limits, Resources, RunOptions, RuntimeKind,
 };
+use groundswell_common::network::NetworkPlan;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +60,8 @@ pub struct Outline {
     pub runtime: RuntimeKind,
     /// Groups in the order of the composition.
     pub groups: Vec<GroupOutline>,
+    /// The links between them.
+    pub network: NetworkPlan,
     /// Runner options.
     pub options: RunOptions,
     /// Time limits.

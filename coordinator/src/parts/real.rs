@@ -107,6 +107,7 @@ impl Prepare for Compositions {
             case: run.case,
             runtime: request.runtime.unwrap_or(run.runtime),
             groups: run.groups.into_iter().map(outline_of).collect(),
+            network: run.network,
             options: run.options,
             limits,
             seed: run.seed,
@@ -173,9 +174,12 @@ fn outline_of(group: ResolvedGroup) -> GroupOutline {
 }
 
 fn resolved(request: &SubmitRequest) -> Result<(Composition, Manifest, ResolvedRun), Refusal> {
-    let (composition, _) =
-        Composition::parse(&request.composition_name, &request.composition, false)
-            .map_err(|err| refused(&err))?;
+    let (composition, _) = Composition::parse_with(
+        &request.composition_name,
+        &request.composition,
+        &request.attachments,
+    )
+    .map_err(|err| refused(&err))?;
     let (manifest, _) =
         Manifest::parse("manifest.toml", &request.manifest).map_err(|err| refused(&err))?;
     let run = resolve(&composition, &manifest, &request.run).map_err(|err| refused(&err))?;

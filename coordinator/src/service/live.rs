@@ -104,6 +104,7 @@ impl Live {
             disable_metrics: self.outline.disable_metrics,
             seed: self.seed,
             groups: self.groups.clone(),
+            network: self.outline.network.clone(),
             share: share.ranges.clone(),
             workers: self.run.workers(),
             peers: self.peers(worker, workers),
@@ -157,6 +158,7 @@ impl Live {
             seed: self.seed,
             subnet: self.subnet,
             groups: self.groups.clone(),
+            network: self.outline.network.clone(),
             options: self.outline.options.clone(),
             limits: self.outline.limits,
             placement: accounts
@@ -168,7 +170,7 @@ impl Live {
             versions,
             ends: accounts.ends().iter().map(|(id, end)| (*id, end.clone())).collect(),
             indexes: accounts.shares().iter().filter_map(|share| share.index.clone()).collect(),
-            network: accounts
+            network_reports: accounts
                 .shares()
                 .iter()
                 .filter_map(|share| Some((share.worker.clone(), share.network.clone()?)))

@@ -52,6 +52,7 @@ pub(crate) fn request(instances: u32) -> SubmitRequest {
     SubmitRequest {
         composition: "composition".to_owned(),
         composition_name: "composition.toml".to_owned(),
+        attachments: Default::default(),
         manifest: String::new(),
         source: String::new(),
         run: instances.to_string(),
@@ -83,6 +84,7 @@ impl Prepare for FakePrepare {
             case: "case".to_owned(),
             runtime: RuntimeKind::Netns,
             groups: vec![GroupOutline { id: "all".to_owned(), instances, ..Default::default() }],
+            network: Default::default(),
             options: RunOptions::default(),
             limits: Limits::default(),
             seed: None,

@@ -1,8 +1,9 @@
-//! Closes TUN devices quickly, and reads what the kernel counts of them.
+//! Closes TUN devices quickly, switches their carrier, and reads what the kernel counts of them.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
 use super::wire::DATA_INTERFACE;
@@ -10,6 +11,7 @@ use super::wire::DATA_INTERFACE;
 mod ioctl {
     nix::ioctl_write_int!(set_persist, b'T', 203);
     nix::ioctl_none!(get_namespace, b'T', 227);
+    nix::ioctl_write_ptr!(set_carrier, b'T', 226, i32);
 }
 
 /// Closes a TUN device and leaves the interface to its network namespace, which takes it along.
@@ -62,6 +64,19 @@ fn parse_dropped(table: &str) -> Option<u64> {
         .lines()
         .find_map(|line| line.trim_start().strip_prefix(DATA_INTERFACE)?.strip_prefix(':'))?;
     line.split_ascii_whitespace().nth(COLUMN)?.parse().ok()
+}
+
+/// Says whether the interface has a carrier, which applications in its namespace can see. One that is gone
+/// already is no error: its instance has ended.
+#[expect(unsafe_code, reason = "TUNSETCARRIER has no safe wrapper")]
+pub(super) fn set_carrier(device: &OwnedFd, carrier: bool) -> io::Result<()> {
+    let carrier = i32::from(carrier);
+    // SAFETY: the descriptor is open for as long as `device` is borrowed here, and TUNSETCARRIER reads one
+    // integer, which outlives the call.
+    match unsafe { ioctl::set_carrier(device.as_raw_fd(), &raw const carrier) } {
+        Ok(_) | Err(Errno::EBADFD) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 #[cfg(test)]

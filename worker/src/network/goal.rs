@@ -1,11 +1,11 @@
 //! Where a packet goes: to an interface here, or to another worker.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::counters::Fate;
+use super::download::Turn;
 use super::overlay::peer::{Away, Stream};
 use super::plane::Port;
 
@@ -25,6 +25,17 @@ impl Holder {
             Self::Away(away) => away.instance,
         }
     }
+
+    /// The way of a packet from `source` to it.
+    pub(super) fn goal(&self, streams: &mut Streams, source: &Port) -> Goal {
+        match self {
+            Self::Here(port) => Goal::Here(Arc::clone(port)),
+            Self::Away(away) => {
+                let stream = || Arc::new(Stream::new(source.instance.0, Arc::clone(away)));
+                Goal::Away(Arc::clone(streams.entry(away.instance).or_insert_with(stream)))
+            }
+        }
+    }
 }
 
 /// Where the packets of an ordered pair go.
@@ -40,23 +51,13 @@ pub(super) enum Goal {
 pub(super) type Streams = HashMap<u32, Arc<Stream>>;
 
 impl Goal {
-    /// The way to whoever has `address`, and that one's number.
-    pub(super) fn find(
-        holders: &HashMap<Ipv4Addr, Holder>,
-        streams: &mut Streams,
-        source: &Port,
-        address: Ipv4Addr,
-    ) -> Option<(Self, u32)> {
-        let holder = holders.get(&address)?;
-        let number = holder.instance();
-        let goal = match holder {
-            Holder::Here(port) => Self::Here(Arc::clone(port)),
-            Holder::Away(away) => {
-                let stream = || Arc::new(Stream::new(source.instance.0, Arc::clone(away)));
-                Self::Away(Arc::clone(streams.entry(number).or_insert_with(stream)))
-            }
-        };
-        Some((goal, number))
+    /// The turn of a packet at the receiving side of its destination's access link. Across workers there is no
+    /// such limit: see [`super::switch`].
+    pub(super) fn turn(&self, now: Duration, length: usize) -> Turn {
+        match self {
+            Self::Here(port) => port.download.turn(now, length),
+            Self::Away(_) => Turn::Now,
+        }
     }
 
     /// When a packet must be handed over that is due at `due` and left at `departure`.

@@ -5,11 +5,14 @@
 //!
 //! ```text
 //! shape      what happens to the k-th packet of a pair      pure
+//! jitter     how delays are spread                          pure
+//! links      what the composition says between groups       pure
 //! rules      which shape and filter a destination has       pure
 //! addresses  who has which address (common)                 pure
 //! packet     IPv4 headers, ICMP answers                     pure
 //! counters   what became of packets
 //! tally      what a thread measures of each run
+//! download   the receiving side of an access link
 //! switch     the default network: its control side
 //! plane      its data plane, one thread each
 //! thread     such a thread seen from outside
@@ -19,19 +22,24 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use groundswell_common::fidelity::NetworkReport;
 use groundswell_common::ids::{Attempt, InstanceId, RunId};
 use groundswell_common::link::NetworkConfig;
 use ipnet::Ipv4Net;
+use links::Links;
 use overlay::{Others, UnderlayCounts};
 
 pub use groundswell_common::addresses;
 
 pub mod counters;
 mod device;
+mod download;
 mod goal;
+pub mod jitter;
+pub mod links;
 pub mod overlay;
 pub mod packet;
 mod plane;
@@ -147,6 +155,10 @@ pub trait Network: Send + Sync {
         let _ = run;
         None
     }
+
+    /// Says what the links between the groups of a run are from now on, those of instances that are
+    /// attached and of those that will be. It holds for all of them at once.
+    async fn relink(&self, run: &RunId, links: Arc<Links>) -> Result<(), NetworkError>;
 
     /// Adds an instance. It is reachable from then on.
     async fn attach(&self, attachment: Attachment) -> Result<(), NetworkError>;

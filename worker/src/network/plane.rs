@@ -26,14 +26,17 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::counters::{Counters, Fate};
+use super::download::Download;
+use super::download::Turn;
 use super::goal::{Goal, Holder, Streams};
+use super::links::Links;
 use super::overlay::peer::Away;
-use super::overlay::receiver::Links;
+use super::overlay::receiver::Neighbors;
 use super::packet::{self, Ipv4Header};
 use super::queue::Queue;
 use super::rules::Rules;
 use super::shape::{Pair, Verdict};
-use super::tally::{Mark, Tallies};
+use super::tally::{Flow, Mark, Tallies};
 
 /// Packets read from one interface before the others and the timers have their turn.
 const BATCH: usize = 64;
@@ -60,6 +63,8 @@ pub(super) struct Port {
     /// Whether the instance is on the network.
     pub(super) present: AtomicBool,
     pub(super) counters: Counters,
+    /// What it receives passes here.
+    pub(super) download: Download,
     /// Bytes it has sent that wait for their time.
     waiting: AtomicUsize,
 }
@@ -72,6 +77,7 @@ impl Port {
             device,
             present: AtomicBool::new(true),
             counters: Counters::default(),
+            download: Download::default(),
             waiting: AtomicUsize::new(0),
         }
     }
@@ -110,9 +116,11 @@ pub(super) enum Change {
     /// What was measured of a run is to be added to `into`.
     Measure { run: u64, into: Arc<Mutex<NetworkReport>> },
     /// A run has instances on other workers.
-    Connect { run: u64, links: Arc<Links> },
+    Connect { run: u64, neighbors: Arc<Neighbors> },
     /// An instance of another worker has an address.
     Place { run: u64, away: Arc<Away>, from: Option<Ipv4Addr>, to: Ipv4Addr },
+    /// The links between the groups of a run are these.
+    Relink { run: u64, links: Arc<Links> },
     /// A run is over.
     Close { run: u64 },
     /// The thread ends.
@@ -130,6 +138,7 @@ pub(super) struct Command {
 struct Run {
     facts: RunFacts,
     by_address: HashMap<Ipv4Addr, Holder>,
+    links: Arc<Links>,
 }
 
 /// The sending side of an instance.
@@ -138,7 +147,8 @@ struct Sender {
     run: u64,
     address: Ipv4Addr,
     rules: Rules,
-    pairs: HashMap<u32, Pair>,
+    /// By the destination's number.
+    flows: HashMap<u32, Flow>,
     streams: Streams,
 }
 
@@ -150,6 +160,8 @@ struct Waiting {
     due: Duration,
     mark: Mark,
     bytes: Box<[u8]>,
+    /// It has had its turn at the receiver's download.
+    received: bool,
 }
 
 /// Packets that wait, how many bytes they are, and what is measured of those that go.
@@ -251,7 +263,8 @@ impl Plane {
     fn apply(&mut self, change: Change) -> Result<(), Errno> {
         match change {
             Change::Open(facts) => {
-                self.runs.insert(facts.key, Run { facts, by_address: HashMap::new() });
+                let (by_address, links) = Default::default();
+                self.runs.insert(facts.key, Run { facts, by_address, links });
                 self.waiting.tallies.open(facts.key);
             }
             Change::Attach { run, address, port, owner } => {
@@ -281,13 +294,14 @@ impl Plane {
                     run.readdress(&Holder::Away(away), from, to);
                 }
             }
-            Change::Connect { run, links } => {
+            Change::Connect { run, neighbors } => {
                 if let Some(run) = self.runs.get_mut(&run) {
-                    let instances = links.instances.values();
+                    let instances = neighbors.instances.values();
                     run.by_address
                         .extend(instances.map(|(away, at)| (*at, Holder::Away(Arc::clone(away)))));
                 }
             }
+            Change::Relink { run, links } => self.relink(run, links),
             Change::Close { run } => self.close(run),
             Change::Stop => self.stopped = true,
         }
@@ -296,18 +310,30 @@ impl Plane {
 
     fn adopt(&mut self, run: u64, address: Ipv4Addr, port: &Arc<Port>) -> Result<(), Errno> {
         self.epoll.add(&port.device, EpollEvent::new(EpollFlags::EPOLLIN, port.token))?;
+        let access = self.runs.get(&run).map(|run| run.links.access(port.instance).sends);
         self.senders.insert(
             port.token,
             Sender {
                 port: Arc::clone(port),
                 run,
                 address,
-                rules: Rules::default(),
-                pairs: HashMap::new(),
+                rules: Rules::plain(access.unwrap_or_default()),
+                flows: HashMap::new(),
                 streams: Streams::new(),
             },
         );
         Ok(())
+    }
+
+    /// Senders whose access link is another one than before get it as their default shape.
+    fn relink(&mut self, run: u64, links: Arc<Links>) {
+        let Some(known) = self.runs.get_mut(&run) else { return };
+        for sender in self.senders.values_mut().filter(|sender| sender.run == run) {
+            if links.reshapes(&known.links, sender.port.instance) {
+                sender.rules.reshape(links.access(sender.port.instance).sends);
+            }
+        }
+        known.links = links;
     }
 
     fn close(&mut self, run: u64) {
@@ -382,7 +408,12 @@ impl Sender {
         waiting: &mut Waitings,
     ) -> Result<(), Fate> {
         let header = self.admit(run, packet)?;
-        let (filter, lane) = self.rules.find(header.destination);
+        let to_gateway = header.destination == run.facts.gateway;
+        let holder = run.by_address.get(&header.destination).filter(|_| !to_gateway);
+        let number = holder.map_or(GATEWAY, Holder::instance);
+        let path = run.links.path(self.port.instance.0, number);
+        let (rule, lane) = self.rules.find(header.destination);
+        let filter = path.filter(rule);
         if filter != Filter::Accept {
             waiting.tallies.filtered(self.run, lane, packet.len());
         }
@@ -396,18 +427,16 @@ impl Sender {
                 return Err(Fate::Rejected);
             }
         }
-        let to_gateway = header.destination == run.facts.gateway;
-        let (to, number) = if to_gateway {
-            (Goal::Here(Arc::clone(&self.port)), GATEWAY)
-        } else {
-            let (holders, to) = (&run.by_address, header.destination);
-            Goal::find(holders, &mut self.streams, &self.port, to).ok_or(Fate::NoSuchAddress)?
+        let to = match holder {
+            Some(holder) => holder.goal(&mut self.streams, &self.port),
+            None if to_gateway => Goal::Here(Arc::clone(&self.port)),
+            None => return Err(Fate::NoSuchAddress),
         };
-        let pair = self
-            .pairs
-            .entry(number)
-            .or_insert_with(|| Pair::new(run.facts.seed, self.port.instance.0, number));
-        let (verdict, mark) = waiting.tallies.decide(self.run, lane, pair, now, packet.len());
+        let pair = || Pair::new(run.facts.seed, self.port.instance.0, number);
+        let flow = self.flows.entry(number).or_insert_with(|| Flow::new(pair()));
+        let shape = path.shape.as_ref();
+        let (verdict, mark) =
+            waiting.tallies.decide(self.run, lane, shape, flow, now, packet.len());
         match verdict {
             Verdict::Lost => Err(Fate::Lost),
             Verdict::Overrun => Err(Fate::Overrun),
@@ -420,7 +449,7 @@ impl Sender {
                 let reply =
                     to_gateway.then(|| packet::echo_reply(packet).ok_or(Fate::NoSuchAddress));
                 let reply = reply.transpose()?;
-                let departure = lane.clock.departed(now);
+                let departure = flow.pair.departed();
                 let way = Way { run: self.run, from: &self.port, to: &to, now, departure };
                 let bytes = reply.as_deref().unwrap_or(packet);
                 waiting.send(&way, at, bytes, &mark);
@@ -463,13 +492,25 @@ impl Waitings {
     /// Delivers a packet at `at`, which may be at once.
     fn send(&mut self, way: &Way<'_>, at: Duration, bytes: &[u8], mark: &Mark) {
         let at = way.to.hand_over_at(at, way.departure);
-        if at <= way.now {
-            // What became due while this batch was read comes first, or a pair would be reordered.
-            self.deliver_due(way.now);
-            way.from.counters.count(way.to.deliver(bytes));
-            self.tallies.written(way.run, mark, way.now);
-            return;
+        if at > way.now {
+            return self.keep(way, at, bytes, mark, false);
         }
+        // What became due while this batch was read comes first, or a pair would be reordered.
+        self.deliver_due(way.now);
+        match way.to.turn(way.now, bytes.len()) {
+            Turn::Now => {
+                way.from.counters.count(way.to.deliver(bytes));
+                self.tallies.written(way.run, mark, way.now);
+            }
+            Turn::At(at) => self.keep(way, at, bytes, mark, true),
+            Turn::Never => {
+                way.from.counters.count(Fate::Overrun);
+                self.tallies.no_memory(way.run, mark);
+            }
+        }
+    }
+
+    fn keep(&mut self, way: &Way<'_>, at: Duration, bytes: &[u8], mark: &Mark, received: bool) {
         let own = way.from.waiting.load(Ordering::Relaxed) + bytes.len();
         if own > WAITING_PER_INSTANCE || self.bytes + bytes.len() > WAITING_PER_THREAD {
             way.from.counters.count(Fate::Overrun);
@@ -480,17 +521,31 @@ impl Waitings {
         self.bytes += bytes.len();
         let (from, to) = (Arc::clone(way.from), way.to.clone());
         let (run, mark, bytes) = (way.run, mark.clone(), bytes.into());
-        self.queue.push(at, Waiting { run, from, to, due: at, mark, bytes });
+        self.queue.push(at, Waiting { run, from, to, due: at, mark, bytes, received });
     }
 
     fn deliver_due(&mut self, now: Duration) {
-        while let Some(packet) = self.queue.pop_due(now) {
+        while let Some(mut packet) = self.queue.pop_due(now) {
+            let turn = match packet.received {
+                true => Turn::Now,
+                false => packet.to.turn(now, packet.bytes.len()),
+            };
+            if let Turn::At(at) = turn {
+                (packet.received, packet.due) = (true, at);
+                self.queue.push(at, packet);
+                continue;
+            }
             self.bytes -= packet.bytes.len();
             // Only the owner of `from` writes its count, and that is this thread.
             let left = packet.from.waiting.load(Ordering::Relaxed) - packet.bytes.len();
             packet.from.waiting.store(left, Ordering::Relaxed);
-            packet.from.counters.count(packet.to.deliver(&packet.bytes));
-            self.tallies.written(packet.run, &packet.mark, packet.due);
+            if turn == Turn::Never {
+                packet.from.counters.count(Fate::Overrun);
+                self.tallies.no_memory(packet.run, &packet.mark);
+            } else {
+                packet.from.counters.count(packet.to.deliver(&packet.bytes));
+                self.tallies.written(packet.run, &packet.mark, packet.due);
+            }
         }
     }
 

@@ -37,6 +37,8 @@ pub struct Lane {
     pub clock: Clock,
     /// Where its packets are counted, once there was one.
     pub(super) meter: Option<Meter>,
+    /// Whether a rule made it: then its shape stands alone, and no path adds to it.
+    pub ruled: bool,
 }
 
 /// The shapes and filters of one instance.
@@ -50,15 +52,21 @@ pub struct Rules {
 impl Default for Rules {
     /// Everything passes unchanged.
     fn default() -> Self {
-        Self { lanes: vec![lane(LinkShape::default())], prefixes: Vec::new() }
+        Self::plain(LinkShape::default())
     }
 }
 
 impl Rules {
+    /// No rules but a default shape.
+    #[must_use]
+    pub fn plain(default: LinkShape) -> Self {
+        Self { lanes: vec![lane(default, false)], prefixes: Vec::new() }
+    }
+
     /// The rules of a configuration.
     #[must_use]
     pub fn new(config: &NetworkConfig) -> Self {
-        let mut rules = Self { lanes: vec![lane(config.default)], prefixes: Vec::new() };
+        let mut rules = Self::plain(config.default);
         for rule in &config.rules {
             let plain = LinkShape { filter: rule.shape.filter, ..LinkShape::default() };
             let own_shape = rule.shape != plain;
@@ -67,7 +75,7 @@ impl Rules {
                 lane: if own_shape { rules.lanes.len() } else { 0 },
             };
             if own_shape {
-                rules.lanes.push(lane(rule.shape));
+                rules.lanes.push(lane(rule.shape, true));
             }
             rules.insert(rule.subnet, entry);
         }
@@ -84,20 +92,25 @@ impl Rules {
         self.prefixes[place].1.insert(subnet.network(), entry);
     }
 
-    /// The filter and the lane for packets to `destination`.
-    pub fn find(&mut self, destination: Ipv4Addr) -> (Filter, &mut Lane) {
+    /// The filter a rule has for packets to `destination`, and their lane.
+    pub fn find(&mut self, destination: Ipv4Addr) -> (Option<Filter>, &mut Lane) {
         let entry = self
             .prefixes
             .iter()
-            .find_map(|(length, networks)| networks.get(&network(destination, *length)))
-            .copied()
-            .unwrap_or(Entry { filter: Filter::Accept, lane: 0 });
-        (entry.filter, &mut self.lanes[entry.lane])
+            .find_map(|(length, networks)| networks.get(&network(destination, *length)));
+        let lane = entry.map_or(0, |entry| entry.lane);
+        (entry.map(|entry| entry.filter), &mut self.lanes[lane])
+    }
+
+    /// Replaces the default shape. What waits for its turn at the old rate is not forgotten.
+    pub fn reshape(&mut self, default: LinkShape) {
+        self.lanes[0].shape = default;
+        self.lanes[0].meter = None;
     }
 }
 
-fn lane(shape: LinkShape) -> Lane {
-    Lane { shape, clock: Clock::default(), meter: None }
+fn lane(shape: LinkShape, ruled: bool) -> Lane {
+    Lane { shape, clock: Clock::default(), ruled, meter: None }
 }
 
 fn network(address: Ipv4Addr, length: u8) -> Ipv4Addr {
@@ -152,7 +165,7 @@ mod tests {
     }
 
     fn filter(rules: &mut Rules, address: &str) -> Filter {
-        rules.find(address.parse().expect("an address")).0
+        rules.find(address.parse().expect("an address")).0.unwrap_or_default()
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Decides what happens to the k-th packet of an ordered pair of instances. Pure.
 //!
-//! A packet first leaves through the sender's clock, which holds the rate; then it travels the pair,
-//! which loses, doubles, corrupts, delays and reorders. All shaping is the sender's, as in Testground.
+//! A packet passes one or two stages: its sender's access link, and the path from its group to that of the
+//! destination where the composition has one. Each stage has a rate, held by a clock, and loses, doubles,
+//! corrupts, delays and reorders; delays add up. All of it is decided where the packet is sent.
 //!
 //! What chance decides is a function of (seed, source, destination, k) and of nothing else, so the same
 //! seed gives the k-th packet of a pair the same fate in every run.
@@ -10,6 +11,10 @@ use std::time::Duration;
 
 use groundswell_common::link::LinkShape;
 
+use super::jitter;
+
+/// How many stages a packet passes at most.
+const STAGES: usize = 2;
 /// How long a packet may wait for its turn at the sender's rate before it is dropped.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 /// At low rates the queue is longer than that, so that it holds a first flight of TCP.
@@ -45,13 +50,15 @@ impl Clock {
         self.free_at > now
     }
 
-    /// When the packet that was decided about last, at `now`, has left.
-    pub(super) fn departed(&self, now: Duration) -> Duration {
-        self.free_at.max(now)
+    /// One that is busy until then.
+    #[must_use]
+    pub fn free_at(free_at: Duration) -> Self {
+        Self { free_at }
     }
 
     /// When a packet of `length` bytes has left, or `None` if it would have to wait too long.
-    fn depart(&mut self, now: Duration, length: usize, bandwidth_bps: u64) -> Option<Duration> {
+    #[must_use]
+    pub fn depart(&mut self, now: Duration, length: usize, bandwidth_bps: u64) -> Option<Duration> {
         if bandwidth_bps == 0 {
             return Some(now);
         }
@@ -77,6 +84,16 @@ pub struct Pair {
     key: u64,
     packets: u64,
     last_due: Duration,
+    departed: Duration,
+    /// Holds the rate of the path; that of the access link is held by the sender's clock.
+    path: Clock,
+    stages: [Chances; STAGES],
+}
+
+/// What befell the packet before at one stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Chances {
+    lost: bool,
     corrupted: bool,
     reordered: bool,
     duplicated: bool,
@@ -91,10 +108,15 @@ impl Pair {
             key: mix(mix(seed) ^ ends),
             packets: 0,
             last_due: Duration::ZERO,
-            corrupted: false,
-            reordered: false,
-            duplicated: false,
+            departed: Duration::ZERO,
+            path: Clock::default(),
+            stages: [Chances::default(); STAGES],
         }
+    }
+
+    /// When the packet that was decided about last has left at the rates it had to keep.
+    pub(super) fn departed(&self) -> Duration {
+        self.departed
     }
 
     fn draws(&mut self) -> Draws {
@@ -122,6 +144,11 @@ struct Draws {
 }
 
 impl Draws {
+    /// The random numbers of one stage. Those of the first do not depend on there being a second.
+    fn of(self, stage: usize) -> Self {
+        if stage == 0 { self } else { Self { key: mix(self.key ^ mix(!(stage as u64))) } }
+    }
+
     fn bits(self, draw: Draw) -> u64 {
         mix(self.key ^ mix(draw as u64))
     }
@@ -141,9 +168,8 @@ fn mix(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Decides the fate of the next packet of `pair`, `length` bytes long, sent at `now` through `clock`.
-///
-/// The shape's filter is not looked at: see [`super::rules`].
+/// Decides the fate of the next packet of `pair`, `length` bytes long, sent at `now` through `clock`, with
+/// nothing but the sender's own shape on its way.
 pub fn decide(
     shape: &LinkShape,
     clock: &mut Clock,
@@ -151,53 +177,97 @@ pub fn decide(
     now: Duration,
     length: usize,
 ) -> Verdict {
+    travel(&[shape], clock, pair, now, length)
+}
+
+/// Decides the fate of the next packet of `pair`, which passes these stages: the sender's shape with the
+/// rate held by `clock`, then that of the path if there is one.
+///
+/// The shapes' filters are not looked at: see [`super::rules`] and [`super::links`].
+pub fn travel(
+    stages: &[&LinkShape],
+    clock: &mut Clock,
+    pair: &mut Pair,
+    now: Duration,
+    length: usize,
+) -> Verdict {
     let draws = pair.draws();
-    let Some(departure) = clock.depart(now, length, shape.bandwidth_bps) else {
-        return Verdict::Overrun;
-    };
-    if draws.unit(Draw::Loss) < share(shape.loss_pct) {
-        return Verdict::Lost;
+    let mut departure = now;
+    for (stage, shape) in stages.iter().enumerate() {
+        let clock = if stage == 0 { &mut *clock } else { &mut pair.path };
+        match clock.depart(departure, length, shape.bandwidth_bps) {
+            Some(departed) => departure = departed,
+            None => return Verdict::Overrun,
+        }
     }
-    pair.duplicated = follows(
-        pair.duplicated,
-        shape.duplicate_pct,
-        shape.duplicate_corr_pct,
-        draws.unit(Draw::Duplicate),
-    );
-    pair.corrupted = follows(
-        pair.corrupted,
-        shape.corrupt_pct,
-        shape.corrupt_corr_pct,
-        draws.unit(Draw::Corrupt),
-    );
-    pair.reordered = follows(
-        pair.reordered,
-        shape.reorder_pct,
-        shape.reorder_corr_pct,
-        draws.unit(Draw::Reorder),
-    );
+    pair.departed = departure;
+    for (stage, shape) in stages.iter().enumerate() {
+        if pair.stages[stage].loses(shape, draws.of(stage)) {
+            return Verdict::Lost;
+        }
+    }
+    for (stage, shape) in stages.iter().enumerate() {
+        pair.stages[stage].impairs(shape, draws.of(stage));
+    }
+    let passed = &pair.stages[..stages.len()];
+    let duplicated = passed.iter().any(|chances| chances.duplicated);
+    let corrupted = passed.iter().any(|chances| chances.corrupted);
     Verdict::Deliver {
-        at: arrive(shape, pair, departure, draws.unit(Draw::Jitter)),
-        again: pair
-            .duplicated
-            .then(|| arrive(shape, pair, departure, draws.unit(Draw::SecondJitter))),
-        corrupt_bit: (pair.corrupted && length > 0)
+        at: arrive(stages, pair, departure, draws, Draw::Jitter),
+        again: duplicated.then(|| arrive(stages, pair, departure, draws, Draw::SecondJitter)),
+        corrupt_bit: (corrupted && length > 0)
             .then(|| position(draws.bits(Draw::CorruptBit), length * 8)),
+    }
+}
+
+impl Chances {
+    fn loses(&mut self, shape: &LinkShape, draws: Draws) -> bool {
+        let draw = draws.unit(Draw::Loss);
+        self.lost = follows(self.lost, shape.loss_pct, shape.loss_corr_pct, draw);
+        self.lost
+    }
+
+    fn impairs(&mut self, shape: &LinkShape, draws: Draws) {
+        self.duplicated = follows(
+            self.duplicated,
+            shape.duplicate_pct,
+            shape.duplicate_corr_pct,
+            draws.unit(Draw::Duplicate),
+        );
+        self.corrupted = follows(
+            self.corrupted,
+            shape.corrupt_pct,
+            shape.corrupt_corr_pct,
+            draws.unit(Draw::Corrupt),
+        );
+        self.reordered = follows(
+            self.reordered,
+            shape.reorder_pct,
+            shape.reorder_corr_pct,
+            draws.unit(Draw::Reorder),
+        );
     }
 }
 
 /// When a packet that left at `departure` arrives.
 ///
-/// A reordered packet is not held by the latency at all and so overtakes, as with netem. Without
-/// reordering a packet never arrives before its predecessor, whatever the jitter and however the shape
-/// was replaced in between.
-fn arrive(shape: &LinkShape, pair: &mut Pair, departure: Duration, draw: f64) -> Duration {
-    if pair.reordered {
-        return departure;
+/// A reordered packet is not held by the latency of that stage at all and so overtakes, as with netem.
+/// Without reordering a packet never arrives before its predecessor, whatever the jitter and however the
+/// shapes were replaced in between.
+fn arrive(
+    stages: &[&LinkShape],
+    pair: &mut Pair,
+    departure: Duration,
+    draws: Draws,
+    draw: Draw,
+) -> Duration {
+    let mut due = departure;
+    for (stage, shape) in stages.iter().enumerate() {
+        if !pair.stages[stage].reordered {
+            due += jitter::delay(shape, draws.of(stage).unit(draw));
+        }
     }
-    let deviation = shape.jitter.mul_f64(2.0 * draw);
-    let due = (departure + shape.latency + deviation).saturating_sub(shape.jitter).max(departure);
-    if shape.reorder_pct > 0.0 {
+    if stages.iter().any(|shape| shape.reorder_pct > 0.0) {
         return due;
     }
     pair.last_due = pair.last_due.max(due);
@@ -222,6 +292,7 @@ fn position(bits: u64, count: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use groundswell_common::link::Distribution;
     use proptest::prelude::*;
 
     use super::*;
@@ -241,6 +312,8 @@ mod tests {
                 jitter: Duration::from_millis(jitter),
                 bandwidth_bps,
                 loss_pct,
+                loss_corr_pct: corr,
+                distribution: Distribution::Normal,
                 duplicate_pct: loss_pct / 2.0,
                 duplicate_corr_pct: corr,
                 corrupt_pct: corr / 2.0,
@@ -339,6 +412,76 @@ mod tests {
         let off = (hits as f64 - p * count).abs();
         let allowed = 2.576 * (p * (1.0 - p) * count).sqrt();
         assert!(off <= allowed, "{hits} of {count} at {pct} %");
+    }
+
+    #[test]
+    fn correlated_loss_keeps_its_share_and_its_correlation() {
+        for (pct, corr) in [(1.0_f32, 25.0_f32), (5.0, 50.0), (20.0, 25.0), (20.0, 75.0)] {
+            let shape = LinkShape { loss_pct: pct, loss_corr_pct: corr, ..LinkShape::default() };
+            let lost: Vec<f64> = fates(&shape, 23, 400_000, MS)
+                .iter()
+                .map(|fate| if *fate == Verdict::Lost { 1.0 } else { 0.0 })
+                .collect();
+            let (count, p, r) = (lost.len() as f64, share(pct), share(corr));
+            let mean = lost.iter().sum::<f64>() / count;
+            // Correlated draws tell less than independent ones, by the factor (1 + r) / (1 - r).
+            let allowed = 2.576 * (p * (1.0 - p) * (1.0 + r) / (1.0 - r) / count).sqrt();
+            assert!((mean - p).abs() <= allowed, "share {mean} at {pct} %, {corr} %");
+            let before = lost.iter().filter(|lost| **lost > 0.0).count() as f64;
+            let both = lost.windows(2).filter(|two| two[0] > 0.0 && two[1] > 0.0).count() as f64;
+            // P(lost | lost) is p + r (1 - p); each loss is one draw of it.
+            let expected = p + r * (1.0 - p);
+            let allowed = 2.576 * (expected * (1.0 - expected) / before).sqrt();
+            assert!(
+                (both / before - expected).abs() <= allowed,
+                "{} at {pct} %, {corr} %",
+                both / before
+            );
+            let again: f64 = lost.windows(2).map(|two| (two[0] - mean) * (two[1] - mean)).sum();
+            let correlation = again / lost.iter().map(|one| (one - mean).powi(2)).sum::<f64>();
+            assert!((correlation - r).abs() < 0.03, "correlation {correlation}, not {r}");
+        }
+    }
+
+    #[test]
+    fn delays_of_stages_add_up_and_their_losses_are_independent() {
+        let stage = LinkShape { latency: MS * 20, loss_pct: 20.0, ..LinkShape::default() };
+        let (mut clock, mut pair) = (Clock::default(), Pair::new(3, 1, 2));
+        let fates: Vec<_> = (0..20_000)
+            .map(|k| travel(&[&stage, &stage], &mut clock, &mut pair, MS * k, 100))
+            .collect();
+        let lost = fates.iter().filter(|fate| **fate == Verdict::Lost).count();
+        assert_share(lost, 20_000.0, 36.0);
+        let late = |(fate, k): (&Verdict, u32)| match fate {
+            Verdict::Deliver { at, .. } => *at == MS * (k + 40),
+            Verdict::Lost | Verdict::Overrun => true,
+        };
+        assert!(fates.iter().zip(0..).all(late));
+    }
+
+    #[test]
+    fn a_path_does_not_change_what_the_access_link_loses() {
+        let access = LinkShape { loss_pct: 10.0, ..LinkShape::default() };
+        let path = LinkShape { latency: MS * 5, ..LinkShape::default() };
+        let (mut clock, mut pair) = (Clock::default(), Pair::new(9, 1, 2));
+        let lost = |fate: &Verdict| *fate == Verdict::Lost;
+        let alone: Vec<bool> = fates(&access, 9, 1000, MS).iter().map(lost).collect();
+        let with: Vec<bool> = (0..1000)
+            .map(|k| travel(&[&access, &path], &mut clock, &mut pair, MS * k, 100))
+            .map(|fate| lost(&fate))
+            .collect();
+        assert_eq!(alone, with);
+    }
+
+    #[test]
+    fn the_slower_of_two_rates_is_held() {
+        let access = LinkShape { bandwidth_bps: 8_000_000, ..LinkShape::default() };
+        let path = LinkShape { bandwidth_bps: 1_000_000, ..LinkShape::default() };
+        let (mut clock, mut pair) = (Clock::default(), Pair::new(1, 1, 2));
+        let mut at = |_| travel(&[&access, &path], &mut clock, &mut pair, Duration::ZERO, 1000);
+        let times: Vec<_> = (0..3).map(&mut at).collect();
+        let due = |k| Verdict::Deliver { at: MS + MS * 8 * k, again: None, corrupt_bit: None };
+        assert_eq!(times, [due(1), due(2), due(3)]);
     }
 
     #[test]

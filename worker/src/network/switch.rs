@@ -25,6 +25,7 @@ use tracing::debug;
 
 use super::addresses::Addresses;
 use super::counters::Counts;
+use super::links::Links;
 use super::overlay::counters::Underlay;
 use super::overlay::end::End;
 use super::overlay::peer::Away;
@@ -55,6 +56,7 @@ struct Run {
     addresses: Addresses,
     ports: BTreeMap<InstanceId, Arc<Port>>,
     others: Option<Connected>,
+    links: Arc<Links>,
 }
 
 /// The other workers of a run.
@@ -166,7 +168,7 @@ impl Switch {
         }
         run.others = Some(Connected { attempt: others.attempt, instances, counts });
         let key = run.key;
-        self.tell(|_| Change::Connect { run: key, links: Arc::clone(&links) })
+        self.tell(|_| Change::Connect { run: key, neighbors: Arc::clone(&links) })
     }
 
     /// Decides on the new address of an instance of another worker and hands it on.
@@ -199,6 +201,7 @@ impl Switch {
         }
         run.addresses.claim(instance, address).map_err(refused)?;
         let port = Arc::new(Port::new(token, instance, device));
+        port.download.limit(run.links.access(instance).download_bps);
         run.ports.insert(instance, Arc::clone(&port));
         let (key, owner) = (run.key, self.owner(token));
         self.tell(|thread| Change::Attach {
@@ -240,6 +243,21 @@ impl Switch {
             present: config.enable,
             rules: (thread == owner).then(|| Rules::new(config)),
         })
+    }
+}
+
+impl Run {
+    /// Takes in what is decided for receivers and interfaces; senders hear of it in their threads.
+    fn relink(&mut self, links: Arc<Links>) -> std::io::Result<()> {
+        let before = std::mem::replace(&mut self.links, Arc::clone(&links));
+        for (instance, port) in &self.ports {
+            port.download.limit(links.access(*instance).download_bps);
+            let carrier = links.has_carrier(*instance);
+            if carrier != before.has_carrier(*instance) {
+                device::set_carrier(&port.device, carrier)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -315,9 +333,21 @@ impl Network for Switch {
             let key = control.named;
             let addresses = Addresses::new(subnet);
             let (gateway, broadcast) = (addresses.gateway(), addresses.broadcast());
-            let opened = Run { key, addresses, ports: BTreeMap::new(), others: None };
+            let (ports, links) = Default::default();
+            let opened = Run { key, addresses, ports, others: None, links };
             control.runs.insert(run.clone(), opened);
             self.tell(|_| Change::Open(RunFacts { key, seed, gateway, broadcast }))?
+        };
+        done(answers).await
+    }
+
+    async fn relink(&self, run: &RunId, links: Arc<Links>) -> Result<(), NetworkError> {
+        let answers = {
+            let mut control = self.lock();
+            let run = control.run(run)?;
+            run.relink(Arc::clone(&links)).map_err(host("switch the carrier of an interface"))?;
+            let key = run.key;
+            self.tell(|_| Change::Relink { run: key, links: Arc::clone(&links) })?
         };
         done(answers).await
     }

@@ -13,7 +13,7 @@ use groundswell_common::link::LinkShape;
 use tokio::time::Instant;
 
 use super::rules::Lane;
-use super::shape::{Pair, Verdict, decide};
+use super::shape::{Pair, Verdict, travel};
 
 /// A thread that does nothing for longer than this although it has to has stood still.
 const STALL: Duration = Duration::from_millis(1);
@@ -65,6 +65,20 @@ struct Turn {
     first: bool,
 }
 
+/// An ordered pair of instances, and where its packets are counted when they take a path between groups.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) pair: Pair,
+    /// The shapes of access link and path, and where packets that met both are counted.
+    counted: Option<(LinkShape, LinkShape, usize)>,
+}
+
+impl Flow {
+    pub(super) fn new(pair: Pair) -> Self {
+        Self { pair, counted: None }
+    }
+}
+
 impl Mark {
     /// The mark of a second copy, which takes no turn of its own.
     pub(super) fn of_copy(&self) -> Self {
@@ -105,30 +119,60 @@ impl Tallies {
         }
     }
 
-    /// Decides about a packet as [`decide`] does, and counts what was decided.
+    /// Decides about a packet as [`travel`] does, and counts what was decided. `path` is the shape of the path
+    /// between its groups, which a lane of a rule leaves out.
     pub(super) fn decide(
         &mut self,
         run: u64,
         lane: &mut Lane,
-        pair: &mut Pair,
+        path: Option<&LinkShape>,
+        flow: &mut Flow,
         now: Duration,
         length: usize,
     ) -> (Verdict, Mark) {
+        if let Some(path) = path.filter(|_| !lane.ruled) {
+            let stages = [&lane.shape, path];
+            let verdict = travel(&stages, &mut lane.clock, &mut flow.pair, now, length);
+            return (verdict, self.passed(run, lane.shape, *path, flow, verdict, length));
+        }
         let busy = lane.clock.is_busy(now);
-        let verdict = decide(&lane.shape, &mut lane.clock, pair, now, length);
+        let verdict = travel(&[&lane.shape], &mut lane.clock, &mut flow.pair, now, length);
         let Some((counts, meter)) = self.count(run, lane, length) else {
             return (verdict, Mark { lane: usize::MAX, turn: None });
         };
-        match verdict {
-            Verdict::Lost => counts.lost += 1,
-            Verdict::Overrun => counts.overrun += 1,
-            Verdict::Deliver { again, corrupt_bit, .. } => {
-                counts.duplicated += u64::from(again.is_some());
-                counts.corrupted += u64::from(corrupt_bit.is_some());
-            }
-        }
+        tell(counts, verdict);
         let turn = meter.turn(busy, verdict, length);
         (verdict, Mark { lane: meter.lane, turn })
+    }
+
+    /// Counts a packet that met an access link and a path, under what both do together. The rate is not
+    /// measured there: many paths share one access link.
+    fn passed(
+        &mut self,
+        run: u64,
+        access: LinkShape,
+        path: LinkShape,
+        flow: &mut Flow,
+        verdict: Verdict,
+        length: usize,
+    ) -> Mark {
+        let Some(tally) = self.runs.get_mut(&run) else {
+            return Mark { lane: usize::MAX, turn: None };
+        };
+        let place = match &flow.counted {
+            Some((known, other, place)) if (known, other) == (&access, &path) => *place,
+            Some(_) | None => {
+                let place = tally.lane(joined(access, path));
+                flow.counted = Some((access, path, place));
+                place
+            }
+        };
+        if let Some(counts) = tally.lanes.get_mut(place) {
+            counts.packets += 1;
+            counts.bytes += length as u64;
+            tell(counts, verdict);
+        }
+        Mark { lane: place, turn: None }
     }
 
     /// Counts a packet and finds where.
@@ -256,6 +300,32 @@ impl Meter {
     }
 }
 
+fn tell(counts: &mut LaneReport, verdict: Verdict) {
+    match verdict {
+        Verdict::Lost => counts.lost += 1,
+        Verdict::Overrun => counts.overrun += 1,
+        Verdict::Deliver { again, corrupt_bit, .. } => {
+            counts.duplicated += u64::from(again.is_some());
+            counts.corrupted += u64::from(corrupt_bit.is_some());
+        }
+    }
+}
+
+/// What an access link and a path do together: delays add up, and what one lets pass meets the other. Without
+/// a rate, and without correlations, which two chains in a row do not have in common.
+fn joined(access: LinkShape, path: LinkShape) -> LinkShape {
+    let either = |one: f32, other: f32| one + other - one * other / 100.0;
+    LinkShape {
+        latency: access.latency + path.latency,
+        jitter: access.jitter + path.jitter,
+        loss_pct: either(access.loss_pct, path.loss_pct),
+        corrupt_pct: either(access.corrupt_pct, path.corrupt_pct),
+        duplicate_pct: either(access.duplicate_pct, path.duplicate_pct),
+        reorder_pct: either(access.reorder_pct, path.reorder_pct),
+        ..LinkShape::default()
+    }
+}
+
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -275,7 +345,7 @@ mod tests {
     }
 
     fn lane(shape: LinkShape) -> Lane {
-        Lane { shape, clock: Clock::default(), meter: None }
+        Lane { shape, clock: Clock::default(), ruled: false, meter: None }
     }
 
     fn only(tallies: &Tallies) -> LaneReport {
@@ -293,10 +363,12 @@ mod tests {
             bandwidth_bps: 8_000_000,
             ..LinkShape::default()
         };
-        let (mut tallies, mut lane, mut pair) = (tallies(), lane(shape), Pair::new(1, 1, 2));
+        let (mut tallies, mut lane, mut pair) =
+            (tallies(), lane(shape), Flow::new(Pair::new(1, 1, 2)));
         let mut delivered = 0;
         for _ in 0..2_000 {
-            let (verdict, mark) = tallies.decide(RUN, &mut lane, &mut pair, Duration::ZERO, 1_000);
+            let (verdict, mark) =
+                tallies.decide(RUN, &mut lane, None, &mut pair, Duration::ZERO, 1_000);
             if let Verdict::Deliver { at, .. } = verdict {
                 delivered += 1;
                 tallies.written(RUN, &mark, at);
@@ -316,8 +388,8 @@ mod tests {
         let mut tallies = tallies();
         for latency in [1, 2, 1] {
             let mut lane = lane(LinkShape { latency: MS * latency, ..LinkShape::default() });
-            let mut pair = Pair::new(1, 1, 2);
-            tallies.decide(RUN, &mut lane, &mut pair, Duration::ZERO, 100);
+            let mut pair = Flow::new(Pair::new(1, 1, 2));
+            tallies.decide(RUN, &mut lane, None, &mut pair, Duration::ZERO, 100);
         }
         let packets: Vec<u64> = tallies.report(RUN).lanes.iter().map(|lane| lane.packets).collect();
         assert_eq!(packets, [2, 1]);
@@ -346,8 +418,8 @@ mod tests {
         let mut tallies = tallies();
         tallies.beat(MS * 10);
         assert_eq!(tallies.report(RUN).stalls.count(), 0);
-        let (mut lane, mut pair) = (lane(LinkShape::default()), Pair::new(1, 1, 2));
-        tallies.decide(RUN, &mut lane, &mut pair, MS * 10, 100);
+        let (mut lane, mut pair) = (lane(LinkShape::default()), Flow::new(Pair::new(1, 1, 2)));
+        tallies.decide(RUN, &mut lane, None, &mut pair, MS * 10, 100);
         tallies.beat(MS * 11);
         tallies.beat(MS * 14);
         // Sleeping is no stall, waking late is.
@@ -364,8 +436,8 @@ mod tests {
     fn a_run_that_is_closed_is_not_measured() {
         let mut tallies = tallies();
         tallies.close(RUN);
-        let (mut lane, mut pair) = (lane(LinkShape::default()), Pair::new(1, 1, 2));
-        let (verdict, mark) = tallies.decide(RUN, &mut lane, &mut pair, MS, 100);
+        let (mut lane, mut pair) = (lane(LinkShape::default()), Flow::new(Pair::new(1, 1, 2)));
+        let (verdict, mark) = tallies.decide(RUN, &mut lane, None, &mut pair, MS, 100);
         assert!(matches!(verdict, Verdict::Deliver { .. }));
         tallies.written(RUN, &mark, MS);
         assert!(tallies.report(RUN).lanes.is_empty());

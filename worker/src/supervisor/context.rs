@@ -97,6 +97,8 @@ pub(crate) enum Note {
     Over { id: InstanceId, exit: Option<Exit>, last_lines: Vec<String> },
     /// A network configuration does not hold.
     LinkFailed { id: InstanceId, reason: String, fault_of_plan: bool },
+    /// A change of the network's schedule could not be carried out.
+    ScheduleFailed(String),
     /// Something people should know.
     Warning(String),
 }

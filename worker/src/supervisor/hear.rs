@@ -59,6 +59,10 @@ impl Supervisor {
             }
             Note::Printed { id, event } => self.on_said(id, &event),
             Note::Over { id, exit, last_lines } => self.on_over(id, exit, last_lines),
+            Note::ScheduleFailed(reason) => {
+                self.context.events.add("schedule_failed", reason.clone(), None);
+                self.handle(Event::Broken { reason, fault_of_plan: false });
+            }
             Note::LinkFailed { id, reason, fault_of_plan } => {
                 self.on_link_failed(id, reason, fault_of_plan);
             }

@@ -19,7 +19,7 @@ use groundswell_common::ids::{Epoch, InstanceId};
 use groundswell_common::messages::{Assignment, ShareEvent};
 use groundswell_common::outcome::Outcome;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +41,7 @@ mod member;
 mod phase;
 mod prepare;
 mod remove;
+mod schedule;
 
 use context::{Context, Note};
 pub(crate) use context::{Directive, Host, key};
@@ -111,6 +112,8 @@ struct Supervisor {
     steps: JoinSet<Step>,
     /// Short effects nobody waits for.
     effects: JoinSet<()>,
+    /// Ends the network's schedule.
+    schedule: Option<AbortHandle>,
     preparing: bool,
     removing: bool,
     abort: CancellationToken,
@@ -188,6 +191,7 @@ impl Supervisor {
             gone: Vec::new(),
             steps: JoinSet::new(),
             effects: JoinSet::new(),
+            schedule: None,
             preparing: true,
             removing: false,
             abort: CancellationToken::new(),
@@ -300,11 +304,13 @@ impl Supervisor {
             Command::Kill => self.order_all(Order::Kill),
             Command::GiveUp => self.give_up(),
             Command::Collect => {
+                self.schedule.take().inspect(AbortHandle::abort);
                 let context = Arc::clone(&self.context);
                 let collect = async { Step::Collected(collect::collect(context).await) };
                 self.steps.spawn(collect.instrument(info_span!("collect")));
             }
             Command::Remove => {
+                self.schedule.take().inspect(AbortHandle::abort);
                 self.abort.cancel();
                 self.removing = true;
                 self.order_all(Order::Remove);
@@ -327,6 +333,8 @@ impl Supervisor {
     fn start(&mut self) {
         self.context.events.add("start", "the start record was seen", None);
         self.order_all(Order::Start);
+        let schedule = schedule::play(Arc::clone(&self.context), Instant::now());
+        self.schedule = Some(self.effects.spawn(schedule.in_current_span()));
         self.check_let_go();
     }
 

@@ -22,6 +22,7 @@ use super::member::{Member, ORDERS};
 use super::{Context, Note};
 use crate::images::ImageError;
 use crate::logs::{LastLines, Stream};
+use crate::network::links::Links;
 use crate::network::overlay::Others;
 use crate::network::wire::WireSpec;
 use crate::network::{Attachment, NetworkError};
@@ -103,6 +104,9 @@ async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
     network.open(&assignment.run, assignment.subnet, assignment.seed).await?;
     if !assignment.peers.is_empty() {
         network.connect(&assignment.run, others(assignment)?).await?;
+    }
+    if let Some(links) = Links::of(assignment) {
+        network.relink(&assignment.run, Arc::new(links)).await?;
     }
     context.tell(Note::Doing("opening the sync log".to_owned())).await;
     let spec = SyncSpec {

@@ -9,6 +9,7 @@ use groundswell_common::bus::Bus;
 use groundswell_common::fidelity::NetworkReport;
 use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::link::NetworkConfig;
+use groundswell_worker::network::links::Links;
 use groundswell_worker::network::overlay::Others;
 use groundswell_worker::network::{Attachment, Caps, Network, NetworkError};
 use groundswell_worker::parts::{Metrics, MetricsSource, OpenSync, Opened, ShareSync};
@@ -119,6 +120,10 @@ impl Network for FakeNetwork {
     }
 
     async fn connect(&self, _: &RunId, _: Others) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    async fn relink(&self, _: &RunId, _: Arc<Links>) -> Result<(), NetworkError> {
         Ok(())
     }
 

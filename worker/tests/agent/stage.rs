@@ -17,6 +17,7 @@ use groundswell_common::messages::{
     InstanceRange, Limits, Resources, RunOptions, RuntimeKind, ShareEvent, Want,
 };
 use groundswell_common::nats_server::NatsServer;
+use groundswell_common::network::NetworkPlan;
 use groundswell_common::objects::{Objects, ObjectsConfig};
 use groundswell_common::outcome::InstanceEnd;
 use groundswell_common::subjects;
@@ -145,6 +146,7 @@ impl Stage {
                 env: BTreeMap::new(),
                 resources: Resources::default(),
             }],
+            network: NetworkPlan::default(),
             share: vec![InstanceRange { group: 0, first: InstanceId(0), first_in_group: 0, count }],
             workers: vec![self.worker.clone()],
             peers: Vec::new(),

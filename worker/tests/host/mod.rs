@@ -74,6 +74,16 @@ fn make_device() -> OwnedFd {
     device.into()
 }
 
+/// Whether the data interface of this thread's namespace has a carrier.
+pub(crate) fn is_running() -> bool {
+    let control = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    let mut request = request();
+    ioctl(&control, libc::SIOCGIFFLAGS, &mut request);
+    // SAFETY: SIOCGIFFLAGS has just filled in the flags.
+    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    flags & libc::IFF_RUNNING != 0
+}
+
 fn request() -> libc::ifreq {
     // SAFETY: all zeroes is a valid request: integers, and a union of them.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

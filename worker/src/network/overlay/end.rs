@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Others;
 use super::counters::Underlay;
 use super::peer::{Away, Line, Peer};
-use super::receiver::{Links, Receiver};
+use super::receiver::{Neighbors, Receiver};
 use crate::network::thread::{Thread, ThreadParts};
 
 /// The way to other workers.
@@ -42,9 +42,9 @@ impl End {
     }
 
     /// The other workers of a run, reached from here.
-    pub(in crate::network) fn links(&self, others: &Others, counts: &Arc<Underlay>) -> Links {
+    pub(in crate::network) fn links(&self, others: &Others, counts: &Arc<Underlay>) -> Neighbors {
         let attempt = others.attempt.0;
-        let mut links = Links {
+        let mut links = Neighbors {
             key: others.key,
             attempt,
             peers: Vec::new(),

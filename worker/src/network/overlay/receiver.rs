@@ -38,7 +38,7 @@ const FIRST_PROBES: u32 = 20;
 
 /// A run, and its other workers, as every thread is told.
 #[derive(Debug)]
-pub(in crate::network) struct Links {
+pub(in crate::network) struct Neighbors {
     /// Names the run between its workers.
     pub(in crate::network) key: u64,
     pub(in crate::network) attempt: u32,
@@ -51,7 +51,7 @@ pub(in crate::network) struct Links {
 /// A run as this thread knows it.
 #[derive(Default)]
 struct Run {
-    links: Option<Arc<Links>>,
+    links: Option<Arc<Neighbors>>,
     trips: HashMap<SocketAddr, RoundTrips>,
     ports: HashMap<InstanceId, Arc<Port>>,
     windows: HashMap<(u32, u32), Window>,
@@ -122,7 +122,7 @@ impl Receiver {
             Change::Open(facts) => {
                 self.runs.insert(facts.key, Run::default());
             }
-            Change::Connect { run, links } => {
+            Change::Connect { run, neighbors: links } => {
                 links.peers.iter().for_each(|peer| peer.learn_mtu());
                 self.by_key.insert(links.key, run);
                 if let Some(run) = self.runs.get_mut(&run) {
@@ -141,7 +141,10 @@ impl Receiver {
             }
             Change::Stop => self.stopped = true,
             // Packets come with their destination's number, so addresses do not matter here.
-            Change::Configure { .. } | Change::Place { .. } | Change::Measure { .. } => {}
+            Change::Configure { .. }
+            | Change::Place { .. }
+            | Change::Measure { .. }
+            | Change::Relink { .. } => {}
         }
     }
 

@@ -1,86 +1,11 @@
-//! How an instance's data link is shaped, and the Testground message that asks for it.
+//! The network configuration message of Testground's SDKs.
 
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 
-/// What happens to packets a link rule matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Filter {
-    /// They pass.
-    #[default]
-    Accept,
-    /// They are answered with an ICMP error.
-    Reject,
-    /// They vanish.
-    Drop,
-}
-
-/// How the packets an instance sends are treated. The default passes them unchanged.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct LinkShape {
-    /// Delay added to each packet.
-    pub latency: Duration,
-    /// Largest deviation from the latency, in both directions.
-    pub jitter: Duration,
-    /// Rate in bits per second; 0 is unlimited.
-    pub bandwidth_bps: u64,
-    /// Whether packets pass at all.
-    pub filter: Filter,
-    /// Share of packets lost, in percent.
-    pub loss_pct: f32,
-    /// Share of packets corrupted, in percent.
-    pub corrupt_pct: f32,
-    /// Correlation of corruption with the packet before, in percent.
-    pub corrupt_corr_pct: f32,
-    /// Share of packets sent out of order, in percent.
-    pub reorder_pct: f32,
-    /// Correlation of reordering with the packet before, in percent.
-    pub reorder_corr_pct: f32,
-    /// Share of packets sent twice, in percent.
-    pub duplicate_pct: f32,
-    /// Correlation of duplication with the packet before, in percent.
-    pub duplicate_corr_pct: f32,
-}
-
-/// A link shape for one destination subnet.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct LinkRule {
-    /// Destinations the rule is for.
-    pub subnet: Ipv4Net,
-    /// How packets to them are treated.
-    pub shape: LinkShape,
-}
-
-/// Whether an instance may reach hosts outside its data network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RoutingPolicy {
-    /// It reaches other instances only.
-    #[default]
-    DenyAll,
-    /// It reaches the Internet too.
-    AllowAll,
-}
-
-/// A whole network configuration of one instance, as its plan asked for it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NetworkConfig {
-    /// Whether the instance is on the data network at all.
-    pub enable: bool,
-    /// Its new address there; absent leaves the address alone. The prefix it was sent with is ignored.
-    pub ipv4: Option<std::net::Ipv4Addr>,
-    /// How packets are treated that no rule matches.
-    pub default: LinkShape,
-    /// Rules by destination, applied in order.
-    pub rules: Vec<LinkRule>,
-    /// The state to signal once the configuration holds; empty signals nothing.
-    pub callback_state: String,
-    /// Reach beyond the data network.
-    pub routing_policy: RoutingPolicy,
-}
+use super::{Filter, LinkRule, LinkShape, NetworkConfig, RoutingPolicy};
 
 /// A network configuration message that cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -246,6 +171,7 @@ impl WireShape {
             reorder_corr_pct: percent("reorder_corr", self.reorder_corr)?,
             duplicate_pct: percent("duplicate", self.duplicate)?,
             duplicate_corr_pct: percent("duplicate_corr", self.duplicate_corr)?,
+            ..LinkShape::default()
         })
     }
 }

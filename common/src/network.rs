@@ -1,0 +1,129 @@
+//! The data network of a run as its composition has it: one class of instances per group, the access link
+//! of each, the path between any two, and the schedule of what changes when.
+//!
+//! All of it is decided before the run starts and travels with the assignment, so that every worker does
+//! the same at the same time without asking anyone.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::link::{AccessLink, LinkShape};
+
+/// As many groups as a run with links may have.
+pub const MOST_CLASSES: usize = 250;
+/// As many firings as a schedule may have.
+pub const MOST_FIRINGS: usize = 4000;
+
+/// What a composition says about the data network. The default says nothing.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkPlan {
+    /// The access link of each class. A group's class is its index among the groups of the run.
+    pub classes: Vec<AccessLink>,
+    /// Shapes of paths, each listed once.
+    pub shapes: Vec<LinkShape>,
+    /// For each class, for each class it sends to: the path's shape, as an index into `shapes`. Empty when
+    /// no path has a shape.
+    pub paths: Vec<u16>,
+    /// What changes when, in order.
+    pub schedule: Vec<Firing>,
+}
+
+/// One change of the data network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Firing {
+    /// When, from the start of the run.
+    pub at: Duration,
+    /// What it is, for people.
+    pub text: String,
+    /// What changes.
+    pub action: Action,
+}
+
+/// What a firing changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Nothing passes between two sets of classes any more, in either direction.
+    Cut {
+        /// Names it among the run's cuts.
+        cut: u16,
+        /// One side.
+        from: Vec<u16>,
+        /// The other side; may overlap with the first one.
+        to: Vec<u16>,
+        /// Whether the interfaces of the first side lose their carrier, which applications can see.
+        carrier: bool,
+    },
+    /// These cuts are over. One that is not there changes nothing.
+    Heal {
+        /// Their names.
+        cuts: Vec<u16>,
+    },
+    /// The access link of these classes is another one. It replaces what instances asked for themselves.
+    Access {
+        /// The classes.
+        classes: Vec<u16>,
+        /// Their access link from now on.
+        link: AccessLink,
+    },
+    /// The paths from some classes to others are other ones.
+    Path {
+        /// Pairs of classes, from and to.
+        pairs: Vec<(u16, u16)>,
+        /// Their shape from now on.
+        shape: LinkShape,
+    },
+}
+
+impl NetworkPlan {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What it says, in one line for people.
+    #[must_use]
+    pub fn summary(&self) -> Option<String> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut parts = Vec::new();
+        let shaped = self.classes.iter().filter(|link| **link != AccessLink::default()).count();
+        if shaped > 0 {
+            parts.push(format!("{shaped} of {} groups with access links", self.classes.len()));
+        }
+        let latencies =
+            || self.paths.iter().filter_map(|index| self.shapes.get(usize::from(*index)));
+        let latencies = || latencies().map(|shape| shape.latency.as_secs_f64() * 1e3);
+        if let Some(least) = latencies().min_by(f64::total_cmp) {
+            let most = latencies().fold(least, f64::max);
+            parts.push(format!("{} to {} ms between groups", short(least), short(most)));
+        }
+        if let Some(last) = self.schedule.last() {
+            let changes = match self.schedule.len() {
+                1 => "1 change".to_owned(),
+                several => format!("{several} changes"),
+            };
+            parts.push(format!("{changes} scheduled, the last at {:.1} s", last.at.as_secs_f64()));
+        }
+        Some(parts.join(", "))
+    }
+
+    /// The shape of the path between two classes.
+    #[must_use]
+    pub fn path(&self, from: usize, to: usize) -> LinkShape {
+        let classes = self.classes.len();
+        let index = (from < classes && to < classes).then(|| self.paths.get(from * classes + to));
+        let shape = index.flatten().and_then(|index| self.shapes.get(usize::from(*index)));
+        shape.copied().unwrap_or_default()
+    }
+}
+
+/// At most a tenth, and none where there is none.
+fn short(ms: f64) -> String {
+    let text = format!("{ms:.1}");
+    text.strip_suffix(".0").unwrap_or(&text).to_owned()
+}
