@@ -30,6 +30,8 @@ const EXACT: Threshold =
 const GOOD: Threshold =
     Threshold { late_p99: Duration::from_millis(2), stalls: None, rate: 0.01, dropped: 0.001 };
 
+/// A rate is only told when less than this share of the time is explained by one packet and lateness.
+const TELLING: f64 = 0.1;
 /// One packet more or less is no deviation of a rate.
 const PACKET: f64 = 1_500.0;
 
@@ -109,7 +111,7 @@ pub struct ShareFidelity {
 pub struct RateFidelity {
     /// What was configured, in bits per second.
     pub configured_bps: u64,
-    /// What was achieved while more was to be sent than that; absent when that was never so.
+    /// What was achieved while more was to be sent than that; absent when that was never so for long enough.
     pub achieved_bps: Option<f64>,
     /// The deviation from what was configured, beyond what one packet and the lateness at both ends of each
     /// busy time explain; a share of one.
@@ -291,7 +293,8 @@ fn rate(configured_bps: u64, busy: &Busy, late: Duration) -> RateFidelity {
     let wanted = bytes * 8.0 / configured_bps as f64;
     let explained = periods * (PACKET * 8.0 / configured_bps as f64 + late.as_secs_f64());
     let off = ((time - wanted).abs() - explained).max(0.0) / wanted;
-    RateFidelity { configured_bps, achieved_bps: Some(bytes * 8.0 / time), off }
+    let achieved_bps = (explained < TELLING * wanted || off > 0.0).then_some(bytes * 8.0 / time);
+    RateFidelity { configured_bps, achieved_bps, off }
 }
 
 /// Gives the grade and its reasons.

@@ -96,7 +96,7 @@ fn of_rate(rate: &RateFidelity) -> String {
     let mbit = |bps: f64| format!("{:.3} Mbit/s", bps / 1e6);
     let configured = mbit(rate.configured_bps as f64);
     match rate.achieved_bps {
-        None => format!("{configured} configured, never reached"),
+        None => format!("{configured} configured, too little was sent to tell"),
         Some(achieved) => format!("{configured} configured, {} achieved", mbit(achieved)),
     }
 }
@@ -183,7 +183,7 @@ mod tests {
                 "  100 ms, 1 Mbit/s, 5 % loss: 10,000 packets",
                 "    late           p50 20 µs p90 20 µs p99 20 µs max 20 µs",
                 "    loss           5 % configured, 5 % achieved (99 %: 4.314 % to 5.789 %)",
-                "    rate           1.000 Mbit/s configured, never reached",
+                "    rate           1.000 Mbit/s configured, too little was sent to tell",
                 "  packets            9,500 delivered, 500 lost",
                 "  interface drops    not measured",
                 "  stalls over 1 ms   1: 3 ms at 2 s on w1",

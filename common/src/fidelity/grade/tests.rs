@@ -111,6 +111,7 @@ fn a_rate_has_to_be_what_was_configured() {
 fn a_short_burst_says_little_about_a_rate() {
     // One packet at 10 Mbit/s takes 1.2 ms: a burst of three may be that far off.
     assert_eq!(limited(4_500, 4, 1).grade, Grade::Exact);
+    assert_eq!(limited(4_500, 4, 1).lanes[0].rate.expect("configured").achieved_bps, None);
     assert_eq!(limited(0, 0, 0).lanes[0].rate.expect("configured").achieved_bps, None);
 }
 
