@@ -74,6 +74,7 @@ fn make_device() -> OwnedFd {
     device.into()
 }
 
+#[allow(dead_code, reason = "this module is part of several tests, and one of them asks")]
 /// Whether the data interface of this thread's namespace has a carrier.
 pub(crate) fn is_running() -> bool {
     let control = UdpSocket::bind("0.0.0.0:0").expect("a socket");
