@@ -17,6 +17,7 @@ use groundswell_worker::network::links::Links;
 use groundswell_worker::network::switch::Switch;
 use groundswell_worker::network::{Attachment, Network as _};
 use host::{Host, ping};
+use nix::libc;
 use tokio::time::Instant;
 
 const MS: Duration = Duration::from_millis(1);
@@ -96,7 +97,7 @@ impl Net {
     async fn carrier_is(&self, wanted: bool) {
         let reached = async {
             let mut look = tokio::time::interval(MS * 10);
-            while self.hosts[0].enter(host::is_running) != wanted {
+            while self.hosts[0].enter(is_running) != wanted {
                 look.tick().await;
             }
         };
@@ -226,4 +227,15 @@ async fn a_download_is_shared_by_all_who_send() {
     }
     let took = start.elapsed();
     assert!((MS * 360..MS * 450).contains(&took), "{took:?}");
+}
+
+/// Whether the data interface of this thread's namespace has a carrier.
+#[expect(unsafe_code, reason = "the flags are in a union")]
+fn is_running() -> bool {
+    let control = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    let mut request = host::request();
+    host::ioctl(&control, libc::SIOCGIFFLAGS, &mut request);
+    // SAFETY: SIOCGIFFLAGS has just filled in the flags.
+    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    flags & libc::IFF_RUNNING != 0
 }

@@ -74,18 +74,8 @@ fn make_device() -> OwnedFd {
     device.into()
 }
 
-#[allow(dead_code, reason = "this module is part of several tests, and one of them asks")]
-/// Whether the data interface of this thread's namespace has a carrier.
-pub(crate) fn is_running() -> bool {
-    let control = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-    let mut request = request();
-    ioctl(&control, libc::SIOCGIFFLAGS, &mut request);
-    // SAFETY: SIOCGIFFLAGS has just filled in the flags.
-    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
-    flags & libc::IFF_RUNNING != 0
-}
-
-fn request() -> libc::ifreq {
+/// A request about the data interface.
+pub(crate) fn request() -> libc::ifreq {
     // SAFETY: all zeroes is a valid request: integers, and a union of them.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"eth1") {
@@ -105,7 +95,7 @@ fn inet(address: Ipv4Addr) -> libc::sockaddr {
     unsafe { std::mem::transmute(address) }
 }
 
-fn ioctl(on: &impl std::os::fd::AsFd, what: libc::Ioctl, request: &mut libc::ifreq) {
+pub(crate) fn ioctl(on: &impl std::os::fd::AsFd, what: libc::Ioctl, request: &mut libc::ifreq) {
     // SAFETY: the descriptor is open and every request used here takes an `ifreq`.
     let result = unsafe { libc::ioctl(on.as_fd().as_raw_fd(), what, request) };
     assert_eq!(result, 0, "ioctl {what:#x}: {}", std::io::Error::last_os_error());
