@@ -6,14 +6,14 @@ use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
 use futures::StreamExt;
+use futures::future::join_all;
 use ipnetwork::IpNetwork;
 use serde_json::json;
 use testground::client::Client;
 use testground::network_conf::{
-    FilterAction, LinkRule, LinkShape, NetworkConfiguration, RoutingPolicyType,
-    DEFAULT_DATA_NETWORK,
+    DEFAULT_DATA_NETWORK, FilterAction, LinkRule, LinkShape, NetworkConfiguration,
+    RoutingPolicyType,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -79,11 +79,8 @@ async fn split(client: &Client) -> Result<()> {
         "drop" => FilterAction::Drop,
         _ => FilterAction::Accept,
     };
-    let filtered: Vec<Peer> = peers
-        .iter()
-        .copied()
-        .filter(|peer| me.region() == 0 && peer.region() == 1)
-        .collect();
+    let filtered: Vec<Peer> =
+        peers.iter().copied().filter(|peer| me.region() == 0 && peer.region() == 1).collect();
     configure(client, me, &filtered, filter).await?;
     client.signal_and_wait("configured", all).await?;
 
@@ -101,10 +98,7 @@ async fn split(client: &Client) -> Result<()> {
         };
         if !right {
             let (from, to) = (me.region(), peer.region());
-            wrong.push(format!(
-                "region {from} to region {to} ({}): {dialed:?}",
-                peer.address
-            ));
+            wrong.push(format!("region {from} to region {to} ({}): {dialed:?}", peer.address));
         }
     }
     if wrong.is_empty() {
@@ -122,10 +116,7 @@ async fn meet(client: &Client, me: Peer, all: u64) -> Result<Vec<Peer>> {
     while (peers.len() as u64) < all {
         let item = stream.next().await.ok_or("the subscription ended early")??;
         let seq = item["seq"].as_u64().ok_or("a peer without a number")?;
-        let address = item["address"]
-            .as_str()
-            .ok_or("a peer without an address")?
-            .parse()?;
+        let address = item["address"].as_str().ok_or("a peer without an address")?.parse()?;
         peers.push(Peer { seq, address });
     }
     Ok(peers)
