@@ -84,6 +84,16 @@ impl NetworkPlan {
         *self == Self::default()
     }
 
+    /// Whether any access link has a limit on what it receives, now or by the schedule.
+    #[must_use]
+    pub fn limits_downloads(&self) -> bool {
+        let later = self.schedule.iter().filter_map(|firing| match &firing.action {
+            Action::Access { link, .. } => Some(link),
+            Action::Cut { .. } | Action::Heal { .. } | Action::Path { .. } => None,
+        });
+        self.classes.iter().chain(later).any(|link| link.download_bps > 0)
+    }
+
     /// What it says, in one line for people.
     #[must_use]
     pub fn summary(&self) -> Option<String> {

@@ -1,10 +1,11 @@
 //! The switch with real interfaces in real network namespaces. Needs root.
 
 mod host;
+mod talk;
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use groundswell_common::fidelity::judge;
@@ -14,14 +15,10 @@ use groundswell_worker::network::counters::{Counts, Fate};
 use groundswell_worker::network::switch::Switch;
 use groundswell_worker::network::{Attachment, Network as _, NetworkError};
 use host::{Host, ping};
+use talk::{LIMIT, NEVER, PORT, at, round_trip, send, silent};
 use tokio::time::Instant;
 
 const MS: Duration = Duration::from_millis(1);
-/// What must happen happens within this.
-const LIMIT: Duration = Duration::from_secs(5);
-/// What must not happen has not happened within this.
-const NEVER: Duration = Duration::from_millis(300);
-const PORT: u16 = 4001;
 
 /// Instances of one run, numbered from 0 with addresses from `16.0.0.2`.
 struct Net {
@@ -84,10 +81,6 @@ async fn join(switch: &Switch, run: &RunId, instances: u32, seed: u64) -> Vec<Ho
     hosts
 }
 
-fn at(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(16, 0, 0, last)
-}
-
 fn udp(host: &Host) -> UdpSocket {
     let socket = host.enter(|| UdpSocket::bind(("0.0.0.0", PORT)).expect("bound"));
     socket.set_read_timeout(Some(LIMIT)).expect("a limit");
@@ -109,34 +102,6 @@ fn filtered(subnet: &str, filter: Filter) -> NetworkConfig {
     let shape = LinkShape { filter, ..LinkShape::default() };
     let rules = vec![LinkRule { subnet: subnet.parse().expect("a subnet"), shape }];
     NetworkConfig { rules, ..config(LinkShape::default()) }
-}
-
-/// Sends `words` and says who they came from at the other end.
-fn send(from: &UdpSocket, to: Ipv4Addr, receiver: &UdpSocket, words: &[u8]) -> SocketAddr {
-    from.send_to(words, (to, PORT)).expect("sent");
-    let mut buffer = [0; 2048];
-    let (length, source) = receiver.recv_from(&mut buffer).expect("received in time");
-    assert_eq!(&buffer[..length], words);
-    source
-}
-
-/// Asserts that nothing arrives.
-fn silent(socket: &UdpSocket) {
-    socket.set_read_timeout(Some(NEVER)).expect("a limit");
-    let heard = socket.recv_from(&mut [0; 2048]);
-    assert!(matches!(&heard, Err(err) if err.kind() == ErrorKind::WouldBlock), "{heard:?}");
-    socket.set_read_timeout(Some(LIMIT)).expect("a limit");
-}
-
-/// The shortest of three round trips, so that a busy machine does not count.
-fn round_trip(one: &UdpSocket, two: &UdpSocket) -> Duration {
-    let trip = || {
-        let start = Instant::now();
-        send(one, at(3), two, b"ping");
-        send(two, at(2), one, b"pong");
-        start.elapsed()
-    };
-    (0..3).map(|_| trip()).min().expect("three of them")
 }
 
 #[tokio::test(flavor = "multi_thread")]

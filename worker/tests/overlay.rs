@@ -3,9 +3,9 @@
 mod host;
 mod pipe;
 mod relay;
+mod talk;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -18,14 +18,10 @@ use groundswell_worker::network::{Attachment, Move, Network as _};
 use host::{Host, ping};
 use pipe::Pipe;
 use relay::{Relay, Treatment};
+use talk::{LIMIT, PORT, at, round_trip, send, silent};
 use tokio::time::Instant;
 
 const MS: Duration = Duration::from_millis(1);
-/// What must happen happens within this.
-const LIMIT: Duration = Duration::from_secs(5);
-/// What must not happen has not happened within this.
-const NEVER: Duration = Duration::from_millis(300);
-const PORT: u16 = 4001;
 const KEY: u64 = 0x1234_5678_9abc_def0;
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -135,10 +131,6 @@ impl Pair {
     }
 }
 
-fn at(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(16, 0, 0, last)
-}
-
 fn config(default: LinkShape) -> NetworkConfig {
     NetworkConfig {
         enable: true,
@@ -148,33 +140,6 @@ fn config(default: LinkShape) -> NetworkConfig {
         callback_state: String::new(),
         routing_policy: RoutingPolicy::DenyAll,
     }
-}
-
-/// Sends `words` and says who they came from at the other end.
-fn send(from: &UdpSocket, to: Ipv4Addr, receiver: &UdpSocket, words: &[u8]) -> SocketAddr {
-    from.send_to(words, (to, PORT)).expect("sent");
-    let mut buffer = [0; 2048];
-    let (length, source) = receiver.recv_from(&mut buffer).expect("received in time");
-    assert_eq!(&buffer[..length], words);
-    source
-}
-
-fn silent(socket: &UdpSocket) {
-    socket.set_read_timeout(Some(NEVER)).expect("a limit");
-    let heard = socket.recv_from(&mut [0; 2048]);
-    assert!(matches!(&heard, Err(err) if err.kind() == ErrorKind::WouldBlock), "{heard:?}");
-    socket.set_read_timeout(Some(LIMIT)).expect("a limit");
-}
-
-/// The shortest of five round trips, so that a busy machine does not count.
-fn round_trip(one: &UdpSocket, two: &UdpSocket) -> Duration {
-    let trip = || {
-        let start = Instant::now();
-        send(one, at(3), two, b"ping");
-        send(two, at(2), one, b"pong");
-        start.elapsed()
-    };
-    (0..5).map(|_| trip()).min().expect("five of them")
 }
 
 #[tokio::test(flavor = "multi_thread")]

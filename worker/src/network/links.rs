@@ -163,12 +163,6 @@ impl Links {
         self.class(instance.0).map(|class| self.access[class].link).unwrap_or_default()
     }
 
-    /// Whether any access link has a limit on what it receives.
-    #[must_use]
-    pub fn limits_downloads(&self) -> bool {
-        self.access.iter().any(|access| access.link.download_bps > 0)
-    }
-
     /// Whether the access link of an instance was changed since `before`.
     #[must_use]
     pub fn reshapes(&self, before: &Self, instance: InstanceId) -> bool {

@@ -345,15 +345,6 @@ impl Network for Switch {
         let answers = {
             let mut control = self.lock();
             let run = control.run(run)?;
-            if run.others.is_some() && links.limits_downloads() {
-                return Err(NetworkError::Unsupported {
-                    what: "limit the download of an access link in a run on several workers"
-                        .to_owned(),
-                    instead:
-                        "limit the upload (`up`), or place the run on one worker (--workers 1)"
-                            .to_owned(),
-                });
-            }
             run.relink(Arc::clone(&links)).map_err(host("switch the carrier of an interface"))?;
             let key = run.key;
             self.tell(|_| Change::Relink { run: key, links: Arc::clone(&links) })?

@@ -103,6 +103,14 @@ async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
     let network = &context.host.parts.network;
     network.open(&assignment.run, assignment.subnet, assignment.seed).await?;
     if !assignment.peers.is_empty() {
+        if assignment.network.limits_downloads() {
+            return Err(NetworkError::Unsupported {
+                what: "limit the `download` of an access link in a run on several workers"
+                    .to_owned(),
+                instead: "limit the `upload`, or run on one worker".to_owned(),
+            }
+            .into());
+        }
         network.connect(&assignment.run, others(assignment)?).await?;
     }
     if let Some(links) = Links::of(assignment) {
