@@ -9,6 +9,7 @@
 //! addresses  who has which address                          pure
 //! packet     IPv4 headers, ICMP answers                     pure
 //! counters   what became of packets
+//! nat        routers that translate addresses
 //! switch     the default network: its control side
 //! plane      its data plane, one thread each
 //! ```
@@ -24,6 +25,7 @@ use ipnet::Ipv4Net;
 pub mod addresses;
 pub mod counters;
 mod device;
+pub mod nat;
 pub mod packet;
 mod plane;
 mod queue;

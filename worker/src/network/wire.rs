@@ -68,7 +68,7 @@ pub fn wire(spec: &WireSpec) -> io::Result<Wired> {
     // A kernel without IPv6 does not have the file, which is as good.
     let _absent = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
     set_flags(control.as_fd(), "lo", true)?;
-    let device = open_device()?;
+    let device = open_device(DATA_INTERFACE)?;
     let mut request = request_for(DATA_INTERFACE);
     request.ifr_ifru.ifru_mtu = i32::from(spec.mtu);
     interface_ioctl(control.as_fd(), libc::SIOCSIFMTU, &mut request)?;
@@ -113,13 +113,14 @@ pub fn set_link(control: BorrowedFd<'_>, link: LinkState) -> io::Result<()> {
     set_flags(control, DATA_INTERFACE, true)
 }
 
-fn open_device() -> io::Result<File> {
+/// Makes a TUN device in the calling thread's namespace.
+pub(super) fn open_device(interface: &str) -> io::Result<File> {
     let device = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open("/dev/net/tun")?;
-    let mut request = request_for(DATA_INTERFACE);
+    let mut request = request_for(interface);
     let flags = libc::IFF_TUN | libc::IFF_NO_PI;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).expect("TUN flags fit the kernel's field");
     interface_ioctl(device.as_fd(), libc::TUNSETIFF, &mut request)?;
