@@ -38,6 +38,8 @@ pub struct Router {
     spec: NatSpec,
     /// Its address outside, in the network that is there.
     outside: Ipv4Net,
+    /// Where its default route leads, when it is a member of another router.
+    gateway: Option<Ipv4Addr>,
     mtu: u16,
     rebindings: u16,
 }
@@ -71,7 +73,8 @@ impl Router {
         outer.spec.check_member(address)?;
         let outside = Ipv4Net::new(address, outer.spec.lan.prefix_len())
             .expect("the prefix length is a network's");
-        let router = Self::prepare(spec, outside, outer.mtu)?;
+        let mut router = Self::prepare(spec, outside, outer.mtu)?;
+        router.gateway = Some(outer.spec.gateway());
         outer.join(router.namespace(), WAN, address)?;
         Ok(router)
     }
@@ -132,13 +135,15 @@ impl Router {
     /// When the kernel refuses the address.
     pub fn readdress(&mut self, address: Ipv4Addr) -> Result<(), NatError> {
         let old = self.outside;
-        let new = Ipv4Net::new(address, old.prefix_len()).expect("the prefix length is the old one");
+        let new =
+            Ipv4Net::new(address, old.prefix_len()).expect("the prefix length is the old one");
         let rebindings = self.rebindings.checked_add(1).unwrap_or(1);
         self.load(address, rebindings)?;
         inside(self.namespace(), || {
             let links = Links::here()?;
             links.remove_address(WAN, old)?;
-            links.add_address(WAN, new)
+            links.add_address(WAN, new)?;
+            self.gateway.map_or(Ok(()), |gateway| links.add_default_route(gateway))
         })
         .map_err(NatError::host(format!("set the outer address of a router to {address}")))?;
         (self.outside, self.rebindings) = (new, rebindings);
@@ -168,8 +173,8 @@ impl Router {
     fn prepare(spec: NatSpec, outside: Ipv4Net, mtu: u16) -> Result<Self, NatError> {
         spec.check(outside)?;
         let namespace = fresh().map_err(NatError::host("make a network namespace"))?;
-        let inner =
-            Ipv4Net::new(spec.gateway(), spec.lan.prefix_len()).expect("the prefix length is valid");
+        let inner = Ipv4Net::new(spec.gateway(), spec.lan.prefix_len())
+            .expect("the prefix length is valid");
         inside(namespace.as_fd(), || {
             set_all(&SETTINGS)?;
             let links = Links::here()?;
@@ -178,7 +183,7 @@ impl Router {
             links.add_address(LAN, inner)
         })
         .map_err(NatError::host("set up a router"))?;
-        let router = Self { namespace, spec, outside, mtu, rebindings: 0 };
+        let router = Self { namespace, spec, outside, gateway: None, mtu, rebindings: 0 };
         router.load(outside.addr(), 0)?;
         let timeout = router.spec.mapping_timeout_s.to_string();
         let timeouts = ["udp_timeout", "udp_timeout_stream"]

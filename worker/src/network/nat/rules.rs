@@ -44,6 +44,8 @@ pub fn ruleset(spec: &NatSpec, external: Ipv4Addr, rebinding: u16) -> String {
 const MAPPINGS: u32 = 2 * 65536;
 /// Entries the set of peers has room for. One that does not fit is filtered as if it had not been sent to.
 const PEERS: u32 = 1 << 20;
+/// Packets with ports. It also tells nftables what the ports in a rule mean.
+const PORTED: &str = "meta l4proto { tcp, udp }";
 /// Where random ports come from (RFC 4787 REQ-3: not the well-known ones).
 const RANDOM_PORTS: &str = "20000-65535";
 
@@ -63,7 +65,11 @@ impl Rules<'_> {
             let _ = writeln!(text, "  {what} {{ type {of}; {how} }}");
         };
         if self.spec.kind.maps_independent_of_endpoint() {
-            table("map mappings", &format!("ipv4_addr . {ports} : inet_service"), &learned(MAPPINGS));
+            table(
+                "map mappings",
+                &format!("ipv4_addr . {ports} : inet_service"),
+                &learned(MAPPINGS),
+            );
             table("map owners", &format!("{ports} : ipv4_addr . inet_service"), &learned(MAPPINGS));
             table("set used", ports, &learned(MAPPINGS));
         }
@@ -113,7 +119,9 @@ impl Rules<'_> {
         let allowed = match self.spec.kind {
             NatKind::FullCone => Some(""),
             NatKind::AddressRestricted => Some("ip saddr . meta l4proto . th dport @peers "),
-            NatKind::PortRestricted => Some("ip saddr . th sport . meta l4proto . th dport @peers "),
+            NatKind::PortRestricted => {
+                Some("ip saddr . th sport . meta l4proto . th dport @peers ")
+            }
             NatKind::Symmetric => None,
         };
         if let Some(allowed) = allowed {
@@ -128,17 +136,16 @@ impl Rules<'_> {
     /// What the first packet of a connection from inside becomes.
     fn outward(&self) -> String {
         let Self { spec, external, rebinding } = self;
-        let ported = "meta l4proto { tcp, udp }";
         let random = format!("snat ip to {external}:{RANDOM_PORTS} fully-random");
         let mut translate = Vec::new();
         if spec.kind.maps_independent_of_endpoint() {
             let mapping = "ip saddr . meta l4proto . th sport map @mappings";
-            translate.push(format!("{ported} snat ip to {external} : {mapping}"));
+            translate.push(format!("{PORTED} snat ip to {external} : {mapping}"));
         }
         if spec.kind.maps_independent_of_endpoint() && spec.preserve_ports && *rebinding == 0 {
-            translate.push(format!("{ported} meta l4proto . th sport @used {random}"));
+            translate.push(format!("{PORTED} meta l4proto . th sport @used {random}"));
         } else {
-            translate.push(format!("{ported} {random}"));
+            translate.push(format!("{PORTED} {random}"));
         }
         translate.push(format!("snat ip to {external}"));
         let lan = spec.lan;
@@ -171,45 +178,53 @@ impl Rules<'_> {
 
     /// Remembers mappings from translated packets, and keeps them alive.
     fn learn(&self) -> String {
-        let external = self.external;
-        // In what leaves, conntrack knows the inner end; in what comes in, it knows the external port.
-        let starting = "ct original ip saddr . meta l4proto . ct original proto-src";
-        let answering = "ct reply ip saddr . meta l4proto . ct reply proto-src";
-        let mut leaving = vec![
-            format!("ip saddr != {external} accept"),
-            "meta l4proto != { tcp, udp } accept".to_owned(),
-        ];
-        for (direction, inner) in [("original", starting), ("reply", answering)] {
-            let owner = inner.replace(" . meta l4proto", "");
-            leaving.push(format!("ct direction {direction} update @mappings {{ {inner} : th sport }}"));
-            leaving.push(format!(
-                "ct direction {direction} update @owners {{ meta l4proto . th sport : {owner} }}"
+        chain("leaving", "filter hook postrouting priority 110", &self.learn_from_leaving())
+            + &chain("coming", "filter hook forward priority 110", &learn_from_coming())
+    }
+
+    /// What has left translation has the external port; its inner end is known to conntrack.
+    fn learn_from_leaving(&self) -> Vec<String> {
+        let mut rules = vec![format!("ip saddr != {} accept", self.external)];
+        for direction in ["original", "reply"] {
+            let inner = format!("ct {direction} ip saddr");
+            let port = format!("ct {direction} proto-src");
+            let packet = format!("{PORTED} ct direction {direction}");
+            rules.push(format!(
+                "{packet} update @mappings {{ {inner} . meta l4proto . {port} : th sport }}"
+            ));
+            rules.push(format!(
+                "{packet} update @owners {{ meta l4proto . th sport : {inner} . {port} }}"
             ));
         }
-        leaving.push("update @used { meta l4proto . th sport }".to_owned());
+        rules.push(format!("{PORTED} update @used {{ meta l4proto . th sport }}"));
         let peer = match self.spec.kind {
             NatKind::AddressRestricted => Some("ip daddr"),
             NatKind::PortRestricted => Some("ip daddr . th dport"),
             NatKind::FullCone | NatKind::Symmetric => None,
         };
-        leaving.extend(peer.map(|peer| {
-            format!("oifname \"{WAN}\" update @peers {{ {peer} . meta l4proto . th sport }}")
+        rules.extend(peer.map(|peer| {
+            let key = format!("{peer} . meta l4proto . th sport");
+            format!("oifname \"{WAN}\" {PORTED} update @peers {{ {key} }}")
         }));
-        let mut coming = vec![
-            format!("iifname != \"{WAN}\" accept"),
-            "meta l4proto != { tcp, udp } accept".to_owned(),
-        ];
-        let inner = "ip daddr . meta l4proto . th dport";
-        for (direction, port) in [("original", "ct original proto-dst"), ("reply", "ct reply proto-dst")] {
-            coming.push(format!("ct direction {direction} update @mappings {{ {inner} : {port} }}"));
-            coming.push(format!(
-                "ct direction {direction} update @owners {{ meta l4proto . {port} : ip daddr . th dport }}"
-            ));
-            coming.push(format!("ct direction {direction} update @used {{ meta l4proto . {port} }}"));
-        }
-        chain("leaving", "filter hook postrouting priority 110", &leaving)
-            + &chain("coming", "filter hook forward priority 110", &coming)
+        rules
     }
+}
+
+/// What comes in has its inner end already; the external port is known to conntrack.
+fn learn_from_coming() -> Vec<String> {
+    let mut rules = vec![format!("iifname != \"{WAN}\" accept")];
+    for direction in ["original", "reply"] {
+        let port = format!("ct {direction} proto-dst");
+        let packet = format!("{PORTED} ct direction {direction}");
+        rules.push(format!(
+            "{packet} update @mappings {{ ip daddr . meta l4proto . th dport : {port} }}"
+        ));
+        rules.push(format!(
+            "{packet} update @owners {{ meta l4proto . {port} : ip daddr . th dport }}"
+        ));
+        rules.push(format!("{packet} update @used {{ meta l4proto . {port} }}"));
+    }
+    rules
 }
 
 fn chain(name: &str, hook: &str, rules: &[String]) -> String {
