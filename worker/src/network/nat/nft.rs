@@ -11,7 +11,11 @@ const PROGRAMS: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
 /// Has the kernel take a ruleset, as a whole or not at all.
 pub(super) fn load(ruleset: &str) -> Result<(), NatError> {
-    let mut nft = Command::new("nft")
+    load_by("nft", ruleset)
+}
+
+fn load_by(program: &str, ruleset: &str) -> Result<(), NatError> {
+    let mut nft = Command::new(program)
         .args(["-f", "-"])
         .env("PATH", path())
         .stdin(Stdio::piped())
@@ -44,4 +48,27 @@ fn path() -> OsString {
     path.push(":");
     path.push(PROGRAMS);
     path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::NetworkError;
+
+    #[test]
+    fn a_missing_program_is_named_with_its_package() {
+        let err = load_by("nft-that-nobody-has", "").expect_err("it is missing");
+        assert!(matches!(err, NatError::NoProgram));
+        let said = NetworkError::from(err).to_string();
+        assert!(said.contains("`nft`") && said.contains("apt install nftables"), "{said}");
+    }
+
+    #[test]
+    fn what_nft_says_is_passed_on() {
+        // Reading fails before anything is asked of the kernel.
+        let err = load("table ip groundswell { nonsense }").expect_err("it is nonsense");
+        let said = NetworkError::from(err).to_string();
+        assert!(said.contains("nonsense") || said.contains("syntax error"), "{said}");
+        assert!(said.contains("apt install nftables"), "{said}");
+    }
 }

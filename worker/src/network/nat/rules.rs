@@ -241,3 +241,61 @@ fn plain_chain(name: &str, rules: &[String]) -> String {
     text.push_str("  }\n");
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddrV4;
+
+    use super::*;
+    use crate::network::nat::Transport;
+
+    fn home(kind: NatKind) -> NatSpec {
+        NatSpec::new(kind, "192.168.1.0/24".parse().expect("a network"))
+    }
+
+    fn text(spec: &NatSpec, rebinding: u16) -> String {
+        ruleset(spec, Ipv4Addr::new(16, 0, 0, 2), rebinding)
+    }
+
+    #[test]
+    fn each_kind_has_its_ruleset() {
+        for kind in NatKind::ALL {
+            insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+                insta::assert_snapshot!(format!("{kind:?}"), text(&home(kind), 0));
+            });
+        }
+    }
+
+    #[test]
+    fn a_rebinding_is_another_zone_and_preserves_no_port() {
+        let text = text(&home(NatKind::FullCone), 7);
+        assert!(text.contains("ct zone set 7"), "{text}");
+        assert!(!text.contains("th sport @used snat"), "{text}");
+        assert!(text.contains("tcp, udp } snat ip to 16.0.0.2:20000-65535 fully-random"), "{text}");
+    }
+
+    #[test]
+    fn forwards_come_before_what_was_learned_and_hairpin_if_asked() {
+        let to = SocketAddrV4::new(Ipv4Addr::new(192, 168, 1, 2), 8080);
+        let forwards = vec![
+            PortForward { transport: Transport::Tcp, port: 80, to },
+            PortForward { transport: Transport::Udp, port: 53, to },
+        ];
+        let spec = NatSpec { forwards, ..home(NatKind::FullCone) };
+        let hairpin = text(&spec, 0);
+        let elements =
+            "elements = { tcp . 80 : 192.168.1.2 . 8080, udp . 53 : 192.168.1.2 . 8080 }";
+        assert!(hairpin.contains(elements), "{hairpin}");
+        assert!(hairpin.find("@forwards") < hairpin.find("@owners"), "{hairpin}");
+        assert!(hairpin.contains("iifname != \"wan\" ip daddr 16.0.0.2 dnat"), "{hairpin}");
+        let straight = text(&NatSpec { hairpin: false, ..spec }, 0);
+        assert!(!straight.contains("iifname != \"wan\" ip daddr 16.0.0.2 dnat"), "{straight}");
+        assert!(!straight.contains("ct status dnat jump"), "{straight}");
+    }
+
+    #[test]
+    fn mappings_live_as_long_as_asked() {
+        let spec = NatSpec { mapping_timeout_s: 17, ..home(NatKind::PortRestricted) };
+        assert_eq!(text(&spec, 0).matches("timeout 17s;").count(), 4);
+    }
+}

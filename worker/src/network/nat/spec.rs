@@ -199,3 +199,74 @@ impl NatSpec {
         Err(SpecRefused::Member { address, lan })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn home() -> NatSpec {
+        NatSpec::new(NatKind::FullCone, "192.168.1.7/24".parse().expect("a network"))
+    }
+
+    fn check(spec: &NatSpec) -> Result<(), SpecRefused> {
+        spec.check("16.0.0.2/16".parse().expect("a network"))
+    }
+
+    fn forward(port: u16, to: [u8; 4]) -> PortForward {
+        PortForward { transport: Transport::Tcp, port, to: SocketAddrV4::new(to.into(), 1) }
+    }
+
+    #[test]
+    fn the_router_has_the_first_address() {
+        assert_eq!(home().gateway(), Ipv4Addr::new(192, 168, 1, 1));
+        assert_eq!(check(&home()), Ok(()));
+    }
+
+    #[test]
+    fn inside_and_outside_do_not_overlap() {
+        for lan in ["16.0.0.0/24", "16.0.0.0/8", "0.0.0.0/0"] {
+            let spec = NatSpec { lan: lan.parse().expect("a network"), ..home() };
+            assert!(matches!(check(&spec), Err(SpecRefused::Overlap { .. })), "{lan}");
+        }
+        let spec = NatSpec { lan: "10.0.0.0/31".parse().expect("a network"), ..home() };
+        assert!(matches!(check(&spec), Err(SpecRefused::NoRoom(_))));
+    }
+
+    #[test]
+    fn members_have_addresses_of_members() {
+        for last in [0, 1, 255] {
+            let address = Ipv4Addr::new(192, 168, 1, last);
+            let lan = home().lan;
+            assert_eq!(home().check_member(address), Err(SpecRefused::Member { address, lan }));
+        }
+        assert_eq!(home().check_member(Ipv4Addr::new(192, 168, 1, 2)), Ok(()));
+        let outside = home().check_member(Ipv4Addr::new(192, 168, 2, 2));
+        assert!(matches!(outside, Err(SpecRefused::Member { .. })));
+    }
+
+    #[test]
+    fn forwards_lead_to_members_and_once() {
+        let with = |forwards| check(&NatSpec { forwards, ..home() });
+        let inside = [192, 168, 1, 2];
+        assert_eq!(with(vec![forward(80, inside), forward(81, inside)]), Ok(()));
+        let twice = with(vec![forward(80, inside), forward(80, inside)]).expect_err("refused");
+        assert_eq!(twice.to_string(), "tcp port 80 is forwarded twice by the NAT");
+        assert_eq!(with(vec![forward(0, inside)]), Err(SpecRefused::PortZero));
+        let outside = with(vec![forward(80, [192, 168, 2, 2])]);
+        assert!(matches!(outside, Err(SpecRefused::Member { .. })));
+    }
+
+    #[test]
+    fn a_mapping_lives_at_least_a_second() {
+        for mapping_timeout_s in [0, u32::MAX] {
+            let spec = NatSpec { mapping_timeout_s, ..home() };
+            assert_eq!(check(&spec), Err(SpecRefused::Timeout));
+        }
+    }
+
+    #[test]
+    fn kinds_are_written_as_people_do() {
+        let named = serde_json::to_string(&NatKind::ALL).expect("json");
+        assert_eq!(named, r#"["full-cone","address-restricted","port-restricted","symmetric"]"#);
+    }
+}
