@@ -8,6 +8,7 @@ use groundswell_common::messages::RuntimeKind;
 use groundswell_common::objects::Objects;
 
 use crate::config::WorkerConfig;
+use crate::network::nat::{self, NatError};
 use crate::parts::Parts;
 use crate::reap::StateDir;
 
@@ -33,6 +34,7 @@ pub async fn examine(config: &WorkerConfig) -> anyhow::Result<Vec<Finding>> {
     };
     let mut findings = vec![good(format!("the state directory `{path}` is usable"))];
     findings.extend(runtimes(&Parts::find(config).await?));
+    findings.extend(nats());
     findings.push(match Bus::connect(&config.bus).await {
         Ok(bus) => good(format!("nats-server {} answers", bus.server_version())),
         Err(err) => bad(Chain(&err).to_string()),
@@ -62,6 +64,16 @@ fn runtimes(parts: &Parts) -> Vec<Finding> {
         findings.push(bad("no runtime works, so this host cannot run instances".to_owned()));
     }
     findings
+}
+
+/// Whether instances can be behind NATs. Without root it is the spawner that makes namespaces, and this
+/// process may not find out.
+fn nats() -> Option<Finding> {
+    match nat::probe() {
+        Ok(()) => Some(good("instances can be behind NATs".to_owned())),
+        Err(NatError::Host { .. }) if !nix::unistd::geteuid().is_root() => None,
+        Err(err) => Some(bad(format!("instances cannot be behind NATs: {}", Chain(&err)))),
+    }
 }
 
 /// The findings as text for people.

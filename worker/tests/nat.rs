@@ -8,15 +8,17 @@ mod host;
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::process::Command;
 use std::time::Duration;
 
 use groundswell_common::ids::{InstanceId, RunId};
+use groundswell_common::link::{LinkShape, NetworkConfig, RoutingPolicy};
 use groundswell_worker::network::nat::{
     NatError, NatKind, NatSpec, PortForward, Router, SpecRefused, Transport,
 };
 use groundswell_worker::network::switch::Switch;
+use groundswell_worker::network::wire::{SYNC_PORT, WireSpec, wire_behind};
 use groundswell_worker::network::{Attachment, Network as _};
 use host::{Host, ping};
 use ipnet::Ipv4Net;
@@ -50,7 +52,7 @@ impl Wan {
         Self { switch, run, attached: 0 }
     }
 
-    async fn attach(&mut self, address: Ipv4Addr, device: std::os::fd::OwnedFd) {
+    async fn attach(&mut self, address: Ipv4Addr, device: OwnedFd) {
         let instance = InstanceId(self.attached);
         self.attached += 1;
         let attachment = Attachment { run: self.run.clone(), instance, device, address };
@@ -448,13 +450,13 @@ async fn a_router_takes_another_address() {
     let socket = udp(&member(&router, 2), INNER);
     assert_eq!(servers.sees(0, &socket).ip(), at(20));
     router.readdress(at(21)).expect("readdressed");
-    let moved = groundswell_common::link::NetworkConfig {
+    let moved = NetworkConfig {
         enable: true,
         ipv4: Some(at(21)),
-        default: groundswell_common::link::LinkShape::default(),
+        default: LinkShape::default(),
         rules: Vec::new(),
         callback_state: String::new(),
-        routing_policy: groundswell_common::link::RoutingPolicy::DenyAll,
+        routing_policy: RoutingPolicy::DenyAll,
     };
     let last = InstanceId(wan.attached - 1);
     wan.switch.configure(&wan.run, last, &moved).await.expect("configured");
@@ -498,6 +500,24 @@ async fn ends(router: &Router) {
         }
     };
     tokio::time::timeout(LIMIT, gone).await.expect("mappings end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_is_wired_behind_a_nat_of_its_own() {
+    let mut wan = Wan::new().await;
+    let servers = wan.servers().await;
+    let host = Host::bare();
+    let spec = WireSpec { address: at(20), prefix: 16, mtu: MTU };
+    let nat = home(NatKind::AddressRestricted);
+    let wired = host.enter(|| wire_behind(&spec, &nat, inner(2)));
+    let (wired, router) = wired.expect("wired");
+    assert_eq!(router.address(), at(20));
+    wan.attach(at(20), wired.device).await;
+    assert_eq!(servers.sees(0, &udp(&host, INNER)), SocketAddr::from((at(20), INNER)));
+    host.enter(|| TcpStream::connect(("127.0.0.1", SYNC_PORT)).expect("the gateway listens"));
+    let overlap = NatSpec { lan: "16.0.0.0/24".parse().expect("a network"), ..nat };
+    let refused = Host::bare().enter(|| wire_behind(&spec, &overlap, at(2)).map(drop));
+    assert!(matches!(refused, Err(NatError::Refused(SpecRefused::Overlap { .. }))), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! `doctor`: what works here, what is missing, and how to get it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use groundswell_common::api::{ServiceInfo, WorkerStatus};
@@ -76,6 +76,7 @@ pub(crate) async fn run(session: &Session) -> Done {
         findings.push(root());
         findings.push(cgroups());
         findings.push(tun());
+        findings.push(nft());
         findings.push(docker().await);
     }
     print(session, &findings);
@@ -280,6 +281,17 @@ fn tun() -> Finding {
     }
     let fix = "modprobe tun, or give the container --device /dev/net/tun";
     Finding::bad("tun", "no /dev/net/tun: there is no data network without it", fix, Exit::Infra)
+}
+
+fn nft() -> Finding {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Where it is on Debian, which is not in every user's PATH.
+    let also = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let mut found = std::env::split_paths(&path).chain(also).map(|directory| directory.join("nft"));
+    if let Some(nft) = found.find(|nft| nft.is_file()) {
+        return Finding::good("nft", nft.display().to_string());
+    }
+    Finding::warning("nft", "no nft", "only NATs need it: apt install nftables")
 }
 
 async fn docker() -> Finding {

@@ -133,10 +133,12 @@ impl Links {
         let length = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
         let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer[..length])
             .map_err(io::Error::other)?;
-        match answer.payload {
-            NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
-            _ => Ok(()),
+        if let NetlinkPayload::Error(error) = answer.payload
+            && error.code.is_some()
+        {
+            return Err(error.to_io());
         }
+        Ok(())
     }
 }
 

@@ -61,7 +61,7 @@ pub enum NatError {
 }
 
 impl NatError {
-    fn host(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+    pub(super) fn host(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Host { doing, source }
     }
@@ -80,11 +80,11 @@ impl From<NatError> for NetworkError {
     }
 }
 
-/// Finds out whether this host can have NATs: runs `nft` in a network namespace that ends at once.
+/// Finds out whether this host can have NATs, by making a router that ends at once.
 ///
 /// # Errors
 ///
-/// When `nft` is missing, or the kernel lacks nftables or NAT.
+/// When `nft` is missing, the kernel lacks nftables or NAT, or the caller may not make network namespaces.
 pub fn probe() -> Result<(), NatError> {
     router::probe()
 }
