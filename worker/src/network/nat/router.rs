@@ -110,8 +110,14 @@ impl Router {
             links.add_default_route(self.spec.gateway())
         })
         .map_err(NatError::host(format!("connect `{interface}` to its router")))?;
-        inside(self.namespace(), || Links::here()?.add_port(&port, LAN))
-            .map_err(NatError::host("plug a member into its router"))
+        inside(self.namespace(), || {
+            Links::here()?.add_port(&port, LAN)?;
+            Links::wait_until_running(&port)?;
+            Links::wait_until_running(LAN)
+        })
+        .map_err(NatError::host("plug a member into its router"))?;
+        inside(member, || Links::wait_until_running(interface))
+            .map_err(NatError::host(format!("wait for `{interface}`")))
     }
 
     /// Forgets all mappings and connections, as a router does that is switched off and on. The next
