@@ -16,15 +16,9 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
-use nix::poll::poll;
 use nix::sys::socket::{
     AddressFamily as Family, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
-
-/// How long an interface may take to carry packets once it is up.
-const RUNNING_PATIENCE_MS: u32 = 5_000;
 
 /// A pair of interfaces: what goes into one comes out of the other.
 pub(super) struct Pair<'a> {
@@ -79,6 +73,14 @@ impl Links {
         self.ask(RouteNetlinkMessage::SetLink(up(name)?), 0)
     }
 
+    /// Takes an interface down and up again.
+    pub(super) fn reopen(&self, name: &str) -> io::Result<()> {
+        let mut link = up(name)?;
+        link.header.flags = LinkFlags::empty();
+        self.ask(RouteNetlinkMessage::SetLink(link), 0)?;
+        self.set_up(name)
+    }
+
     pub(super) fn set_mtu(&self, name: &str, mtu: u16) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index(name)?;
@@ -86,7 +88,7 @@ impl Links {
         self.ask(RouteNetlinkMessage::SetLink(link), 0)
     }
 
-    /// Adds an address with the prefix length of its network, and takes the interface up.
+    /// Adds an address with the prefix length of its network.
     pub(super) fn add_address(&self, name: &str, address: Ipv4Net) -> io::Result<()> {
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet;
@@ -98,8 +100,7 @@ impl Links {
             AddressAttribute::Address(ip),
             AddressAttribute::Broadcast(address.broadcast()),
         ];
-        self.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)?;
-        self.set_up(name)
+        self.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     pub(super) fn remove_address(&self, name: &str, address: Ipv4Net) -> io::Result<()> {
@@ -124,22 +125,6 @@ impl Links {
         };
         route.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
         self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
-    }
-
-    /// Waits until an interface carries packets. The kernel's link watch makes it so a moment after both ends
-    /// of a pair are up, and until then drops what is sent.
-    pub(super) fn wait_until_running(name: &str) -> io::Result<()> {
-        for _ in 0..RUNNING_PATIENCE_MS {
-            let running = getifaddrs()?.any(|interface| {
-                interface.interface_name == name
-                    && interface.flags.contains(InterfaceFlags::IFF_RUNNING)
-            });
-            if running {
-                return Ok(());
-            }
-            poll(&mut [], 1_u8)?;
-        }
-        Err(io::Error::new(io::ErrorKind::TimedOut, format!("`{name}` does not get a carrier")))
     }
 
     /// Asks for one thing and waits for the kernel's answer.

@@ -57,6 +57,7 @@ impl Router {
             let device = open_device(WAN)?;
             links.set_mtu(WAN, mtu)?;
             links.add_address(WAN, outside)?;
+            links.set_up(WAN)?;
             Ok(device.into())
         });
         let device = device.map_err(NatError::host("make the outer interface of a router"))?;
@@ -99,25 +100,31 @@ impl Router {
         let lan = &self.spec.lan;
         let inner = Ipv4Net::new(address, lan.prefix_len()).expect("the prefix length is valid");
         inside(member, || {
-            let links = Links::here()?;
-            links.add_pair(&Pair {
+            Links::here()?.add_pair(&Pair {
                 here: interface,
                 there: &port,
                 namespace: self.namespace(),
                 mtu: self.mtu,
-            })?;
-            links.add_address(interface, inner)?;
-            links.add_default_route(self.spec.gateway())
+            })
         })
         .map_err(NatError::host(format!("connect `{interface}` to its router")))?;
-        inside(self.namespace(), || {
-            Links::here()?.add_port(&port, LAN)?;
-            Links::wait_until_running(&port)?;
-            Links::wait_until_running(LAN)
+        inside(self.namespace(), || Links::here()?.add_port(&port, LAN))
+            .map_err(NatError::host("plug a member into its router"))?;
+        inside(member, || {
+            let links = Links::here()?;
+            links.add_address(interface, inner)?;
+            links.set_up(interface)?;
+            links.add_default_route(self.spec.gateway())
         })
-        .map_err(NatError::host("plug a member into its router"))?;
-        inside(member, || Links::wait_until_running(interface))
-            .map_err(NatError::host(format!("wait for `{interface}`")))
+        .map_err(NatError::host(format!("set up `{interface}`")))?;
+        // An interface that is opened before it has a carrier drops what it is to send until the kernel's link
+        // watch has seen the carrier, up to a second later. So each is opened once its other end is.
+        inside(self.namespace(), || {
+            let links = Links::here()?;
+            links.reopen(&port)?;
+            links.set_up(LAN)
+        })
+        .map_err(NatError::host("open a member's end of its router"))
     }
 
     /// Forgets all mappings and connections, as a router does that is switched off and on. The next
