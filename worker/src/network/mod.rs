@@ -13,6 +13,7 @@
 //! counters   what became of packets
 //! tally      what a thread measures of each run
 //! download   the receiving side of an access link
+//! nat        routers that translate addresses
 //! switch     the default network: its control side
 //! plane      its data plane, one thread each
 //! thread     such a thread seen from outside
@@ -40,6 +41,7 @@ mod download;
 mod goal;
 pub mod jitter;
 pub mod links;
+pub mod nat;
 pub mod overlay;
 pub mod packet;
 mod plane;

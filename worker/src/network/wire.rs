@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use ipnet::Ipv4Net;
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
@@ -19,6 +20,7 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::nat::{NatError, NatSpec, Router};
 use crate::runtime::LinkState;
 
 /// The name of the data interface; `example-rust` looks for it.
@@ -58,17 +60,8 @@ pub struct Wired {
 ///
 /// When the kernel refuses: no right to administer the namespace, no `/dev/net/tun`, a second call.
 pub fn wire(spec: &WireSpec) -> io::Result<Wired> {
-    let control = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        None,
-    )?;
-    // The data network carries IPv4. Without this every device would send router solicitations into it.
-    // A kernel without IPv6 does not have the file, which is as good.
-    let _absent = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-    set_flags(control.as_fd(), "lo", true)?;
-    let device = open_device()?;
+    let control = ready()?;
+    let device = open_device(DATA_INTERFACE)?;
     let mut request = request_for(DATA_INTERFACE);
     request.ifr_ifru.ifru_mtu = i32::from(spec.mtu);
     interface_ioctl(control.as_fd(), libc::SIOCSIFMTU, &mut request)?;
@@ -80,6 +73,31 @@ pub fn wire(spec: &WireSpec) -> io::Result<Wired> {
         influx: listener(INFLUX_PORT)?,
         control,
     })
+}
+
+/// Wires the calling thread's network namespace, which is the instance's, behind a NAT of its own. `spec` is
+/// about the outside, where the data network is; inside the instance has `address`. Its data interface is
+/// an ordinary one there, so [`set_link`] is not for it: [`Router::readdress`] is.
+///
+/// # Errors
+///
+/// As [`wire`] and [`Router::new`].
+pub fn wire_behind(
+    spec: &WireSpec,
+    nat: &NatSpec,
+    address: Ipv4Addr,
+) -> Result<(Wired, Router), NatError> {
+    let refused = || NatError::host("wire an instance behind a NAT");
+    let outside = Ipv4Net::new(spec.address, spec.prefix)
+        .map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))
+        .map_err(refused())?;
+    let control = ready().map_err(refused())?;
+    let (router, device) = Router::new(nat.clone(), outside, spec.mtu)?;
+    let here = File::open("/proc/thread-self/ns/net").map_err(refused())?;
+    router.join(here.as_fd(), DATA_INTERFACE, address)?;
+    let sync = listener(SYNC_PORT).map_err(refused())?;
+    let influx = listener(INFLUX_PORT).map_err(refused())?;
+    Ok((Wired { device, sync, influx, control }, router))
 }
 
 /// Wires another network namespace, on a thread that ends in it, so that no other code ever runs there.
@@ -113,13 +131,29 @@ pub fn set_link(control: BorrowedFd<'_>, link: LinkState) -> io::Result<()> {
     set_flags(control, DATA_INTERFACE, true)
 }
 
-fn open_device() -> io::Result<File> {
+/// Makes the calling thread's namespace ready for interfaces, and returns a socket to administer them.
+fn ready() -> io::Result<OwnedFd> {
+    let control = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    // The data network carries IPv4. Without this every device would send router solicitations into it.
+    // A kernel without IPv6 does not have the file, which is as good.
+    let _absent = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+    set_flags(control.as_fd(), "lo", true)?;
+    Ok(control)
+}
+
+/// Makes a TUN device in the calling thread's namespace.
+pub(super) fn open_device(interface: &str) -> io::Result<File> {
     let device = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open("/dev/net/tun")?;
-    let mut request = request_for(DATA_INTERFACE);
+    let mut request = request_for(interface);
     let flags = libc::IFF_TUN | libc::IFF_NO_PI;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).expect("TUN flags fit the kernel's field");
     interface_ioctl(device.as_fd(), libc::TUNSETIFF, &mut request)?;

@@ -14,24 +14,29 @@ use tokio::time::Instant;
 
 /// A network namespace. It goes when this is dropped and nothing in it is open.
 pub(crate) struct Host {
-    namespace: File,
+    pub(crate) namespace: File,
 }
 
 impl Host {
     /// Makes a namespace whose `eth1` has `address` in a /16, and the interface's device.
     pub(crate) fn new(address: Ipv4Addr) -> (Self, OwnedFd) {
+        let host = Self::bare();
+        let device = host.enter(make_device);
+        host.set_address(address);
+        (host, device)
+    }
+
+    /// Makes a namespace without a data interface.
+    pub(crate) fn bare() -> Self {
         let made = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).expect("root may unshare");
             // Router solicitations would be counted among the packets of a test.
             std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").ok();
             std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").ok();
-            let device = make_device();
             let namespace = File::open("/proc/thread-self/ns/net").expect("a namespace");
-            (Self { namespace }, device)
+            Self { namespace }
         });
-        let (host, device) = made.join().expect("a namespace with an interface");
-        host.set_address(address);
-        (host, device)
+        made.join().expect("a namespace")
     }
 
     /// Does something inside. Sockets that it returns stay inside.

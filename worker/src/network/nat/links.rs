@@ -1,0 +1,169 @@
+//! Interfaces, addresses and routes of the calling thread's network namespace, by netlink.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::sys::socket::{
+    AddressFamily as Family, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
+};
+
+/// A pair of interfaces: what goes into one comes out of the other.
+pub(super) struct Pair<'a> {
+    /// The end in this namespace.
+    pub(super) here: &'a str,
+    /// The end in the other one.
+    pub(super) there: &'a str,
+    /// The other namespace.
+    pub(super) namespace: BorrowedFd<'a>,
+    /// Largest packet of both, in bytes.
+    pub(super) mtu: u16,
+}
+
+/// Speaks to the kernel about one namespace.
+pub(super) struct Links {
+    socket: OwnedFd,
+}
+
+impl Links {
+    /// Of the calling thread's namespace.
+    pub(super) fn here() -> io::Result<Self> {
+        let route = SockProtocol::NetlinkRoute;
+        let socket = socket(Family::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, route)?;
+        Ok(Self { socket })
+    }
+
+    pub(super) fn add_bridge(&self, name: &str, mtu: u16) -> io::Result<()> {
+        let mut link = named(name, mtu);
+        link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        self.ask(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    pub(super) fn add_pair(&self, pair: &Pair<'_>) -> io::Result<()> {
+        let mut peer = named(pair.there, pair.mtu);
+        peer.attributes.push(LinkAttribute::NetNsFd(pair.namespace.as_raw_fd()));
+        let mut link = named(pair.here, pair.mtu);
+        link.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]));
+        self.ask(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Makes an interface a port of a bridge, and takes it up.
+    pub(super) fn add_port(&self, name: &str, bridge: &str) -> io::Result<()> {
+        let mut link = up(name)?;
+        link.attributes.push(LinkAttribute::Controller(index(bridge)?));
+        self.ask(RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    pub(super) fn set_up(&self, name: &str) -> io::Result<()> {
+        self.ask(RouteNetlinkMessage::SetLink(up(name)?), 0)
+    }
+
+    /// Takes an interface down and up again.
+    pub(super) fn reopen(&self, name: &str) -> io::Result<()> {
+        let mut link = up(name)?;
+        link.header.flags = LinkFlags::empty();
+        self.ask(RouteNetlinkMessage::SetLink(link), 0)?;
+        self.set_up(name)
+    }
+
+    pub(super) fn set_mtu(&self, name: &str, mtu: u16) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index(name)?;
+        link.attributes = vec![LinkAttribute::Mtu(mtu.into())];
+        self.ask(RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    /// Adds an address with the prefix length of its network.
+    pub(super) fn add_address(&self, name: &str, address: Ipv4Net) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.prefix_len = address.prefix_len();
+        message.header.index = index(name)?;
+        let ip = IpAddr::V4(address.addr());
+        message.attributes = vec![
+            AddressAttribute::Local(ip),
+            AddressAttribute::Address(ip),
+            AddressAttribute::Broadcast(address.broadcast()),
+        ];
+        self.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    pub(super) fn remove_address(&self, name: &str, address: Ipv4Net) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.prefix_len = address.prefix_len();
+        message.header.index = index(name)?;
+        message.attributes = vec![AddressAttribute::Local(IpAddr::V4(address.addr()))];
+        self.ask(RouteNetlinkMessage::DelAddress(message), 0)
+    }
+
+    /// Adds the default route.
+    pub(super) fn add_default_route(&self, gateway: Ipv4Addr) -> io::Result<()> {
+        let mut route = RouteMessage::default();
+        route.header = RouteHeader {
+            address_family: AddressFamily::Inet,
+            table: RouteHeader::RT_TABLE_MAIN,
+            protocol: RouteProtocol::Static,
+            scope: RouteScope::Universe,
+            kind: RouteType::Unicast,
+            ..RouteHeader::default()
+        };
+        route.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
+        self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Asks for one thing and waits for the kernel's answer.
+    fn ask(&self, what: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        let mut request = NetlinkMessage::from(what);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        // An answer has the request in it.
+        let mut answer = vec![0; bytes.len() + 4096];
+        let length = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer[..length])
+            .map_err(io::Error::other)?;
+        if let NetlinkPayload::Error(error) = answer.payload
+            && error.code.is_some()
+        {
+            return Err(error.to_io());
+        }
+        Ok(())
+    }
+}
+
+fn named(name: &str, mtu: u16) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Mtu(mtu.into())];
+    link
+}
+
+fn up(name: &str) -> io::Result<LinkMessage> {
+    let mut link = LinkMessage::default();
+    link.header.index = index(name)?;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    Ok(link)
+}
+
+/// The number of an interface of the calling thread's namespace.
+pub(super) fn index(name: &str) -> io::Result<u32> {
+    Ok(nix::net::if_::if_nametoindex(name)?)
+}

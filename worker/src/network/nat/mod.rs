@@ -1,0 +1,90 @@
+//! Puts instances behind network address translators (NATs).
+//!
+//! A NAT is a router in a network namespace of its own, between its members and what is outside:
+//!
+//! ```text
+//! instance ── eth1 ─┐
+//! instance ── eth1 ─┤ lan (bridge, .1)  router  wan ── TUN ── switch
+//!   inner router ───┘                              └── or a port in an outer router's lan
+//! ```
+//!
+//! The kernel translates and filters by an nftables ruleset. It follows RFC 4787 for UDP and RFC 5382 for
+//! TCP as far as [`NatKind`] and [`NatSpec`] say.
+//!
+//! ```text
+//! spec    what a NAT is              pure
+//! rules   its nftables ruleset        pure
+//! router  makes router namespaces and joins members to them
+//! links   interfaces, addresses and routes by netlink
+//! nft     runs `nft`, and says what is missing
+//! ```
+
+mod links;
+mod nft;
+mod router;
+mod rules;
+mod spec;
+
+pub use router::Router;
+pub use rules::ruleset;
+pub use spec::{NatKind, NatSpec, PortForward, SpecRefused, Transport};
+
+use super::NetworkError;
+
+/// Why there is no NAT.
+#[derive(Debug, thiserror::Error)]
+pub enum NatError {
+    /// The program `nft` is not installed.
+    #[error("there is no program `nft`; install nftables (Debian: `apt install nftables`)")]
+    NoProgram,
+    /// `nft` or the kernel does not take the ruleset.
+    #[error(
+        "`nft` refused the ruleset of a NAT: {said}; it takes Linux 5.4 with nf_tables and nf_nat, \
+         and nftables 1.0 (Debian: `apt install nftables`)"
+    )]
+    Ruleset {
+        /// What it wrote about that.
+        said: String,
+    },
+    /// What was asked for is wrong.
+    #[error(transparent)]
+    Refused(#[from] SpecRefused),
+    /// This host is the cause.
+    #[error("failed to {doing}")]
+    Host {
+        /// What was tried.
+        doing: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl NatError {
+    pub(super) fn host(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Host { doing, source }
+    }
+}
+
+impl From<NatError> for NetworkError {
+    fn from(err: NatError) -> Self {
+        match err {
+            NatError::NoProgram | NatError::Ruleset { .. } => Self::Unsupported {
+                what: "put an instance behind a NAT".to_owned(),
+                instead: err.to_string(),
+            },
+            NatError::Refused(why) => Self::Refused(why.to_string()),
+            NatError::Host { doing, source } => Self::Host { doing, source },
+        }
+    }
+}
+
+/// Finds out whether this host can have NATs, by making a router that ends at once.
+///
+/// # Errors
+///
+/// When `nft` is missing, the kernel lacks nftables or NAT, or the caller may not make network namespaces.
+pub fn probe() -> Result<(), NatError> {
+    router::probe()
+}
