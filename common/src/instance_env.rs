@@ -105,6 +105,7 @@ mod tests {
             share: Vec::new(),
             peers: Vec::new(),
             network_key: 0,
+            overlay_secret: None,
             workers: Vec::new(),
             options: RunOptions {
                 log_level: "debug".to_owned(),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fidelity::NetworkReport;
 use crate::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
-use crate::network::NetworkPlan;
+use crate::network::{NetworkPlan, OverlaySecret};
 use crate::outcome::InstanceEnd;
 use crate::timing::Lease;
 
@@ -200,6 +200,9 @@ pub struct Assignment {
     /// Names the run between its workers' switches. Drawn at random, so that nobody else can guess it.
     #[serde(default)]
     pub network_key: u64,
+    /// What encrypts the packets between its workers, if they are encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay_secret: Option<OverlaySecret>,
     /// Runner options.
     pub options: RunOptions,
     /// Time limits.

@@ -4,6 +4,7 @@
 //! All of it is decided before the run starts and travels with the assignment, so that every worker does
 //! the same at the same time without asking anyone.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,33 @@ pub struct NetworkPlan {
     pub paths: Vec<u16>,
     /// What changes when, in order.
     pub schedule: Vec<Firing>,
+    /// Whether packets between workers are encrypted.
+    pub encrypt: bool,
+}
+
+/// What the workers of one attempt of a run know and nobody else does. It is never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OverlaySecret([u8; 32]);
+
+impl OverlaySecret {
+    /// Made of bytes that were drawn at random.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, for a cipher.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for OverlaySecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OverlaySecret(..)")
+    }
 }
 
 /// One change of the data network.
@@ -84,16 +112,6 @@ impl NetworkPlan {
         *self == Self::default()
     }
 
-    /// Whether any access link has a limit on what it receives, now or by the schedule.
-    #[must_use]
-    pub fn limits_downloads(&self) -> bool {
-        let later = self.schedule.iter().filter_map(|firing| match &firing.action {
-            Action::Access { link, .. } => Some(link),
-            Action::Cut { .. } | Action::Heal { .. } | Action::Path { .. } => None,
-        });
-        self.classes.iter().chain(later).any(|link| link.download_bps > 0)
-    }
-
     /// What it says, in one line for people.
     #[must_use]
     pub fn summary(&self) -> Option<String> {
@@ -118,6 +136,9 @@ impl NetworkPlan {
                 several => format!("{several} changes"),
             };
             parts.push(format!("{changes} scheduled, the last at {:.1} s", last.at.as_secs_f64()));
+        }
+        if self.encrypt {
+            parts.push("encrypted between workers".to_owned());
         }
         Some(parts.join(", "))
     }

@@ -130,6 +130,7 @@ fn apart(classes: [AccessLink; 2]) -> NetworkPlan {
         shapes: vec![LinkShape::default(), latency(MS * 20)],
         paths: vec![0, 1, 1, 0],
         schedule: Vec::new(),
+        encrypt: false,
     }
 }
 

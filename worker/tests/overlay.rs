@@ -7,12 +7,15 @@ mod talk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use groundswell_common::ids::{Attempt, InstanceId, RunId};
-use groundswell_common::link::{LinkShape, NetworkConfig, RoutingPolicy};
+use groundswell_common::link::{AccessLink, LinkShape, NetworkConfig, RoutingPolicy};
+use groundswell_common::network::{NetworkPlan, OverlaySecret};
 use groundswell_worker::network::counters::Fate;
-use groundswell_worker::network::overlay::{Others, UnderlayCounts};
+use groundswell_worker::network::links::Links;
+use groundswell_worker::network::overlay::{Others, SealSpec, UnderlayCounts};
 use groundswell_worker::network::switch::Switch;
 use groundswell_worker::network::{Attachment, Move, Network as _};
 use host::{Host, ping};
@@ -49,8 +52,15 @@ impl Worker {
 
     /// Tells it that `instance` is on the worker that is reached at `overlay`.
     async fn connect(&self, overlay: SocketAddr, instance: u8) {
+        self.connect_by(overlay, instance, None).await;
+    }
+
+    /// As [`Worker::connect`]. With a secret, what goes between them is encrypted.
+    async fn connect_by(&self, overlay: SocketAddr, instance: u8, secret: Option<OverlaySecret>) {
         let theirs = BTreeMap::from([(InstanceId(u32::from(instance)), at(instance + 2))]);
-        let others = Others { key: KEY, attempt: Attempt::FIRST, workers: vec![(overlay, theirs)] };
+        let seal = secret.map(|secret| SealSpec { secret, sender: self.instance.0 });
+        let workers = vec![(overlay, theirs)];
+        let others = Others { key: KEY, attempt: Attempt::FIRST, workers, seal };
         self.switch.connect(&self.run, others).await.expect("connected");
     }
 
@@ -325,14 +335,14 @@ async fn what_is_strange_is_counted_and_dropped() {
     let before = pair.two.switch.strange();
     let mut forged = [0; 60];
     forged[..4].copy_from_slice(b"gs\x01\x00");
-    forged[4..8].copy_from_slice(&Attempt::FIRST.0.to_be_bytes());
-    forged[8..12].copy_from_slice(&1_u32.to_be_bytes());
+    forged[12..16].copy_from_slice(&Attempt::FIRST.0.to_be_bytes());
+    forged[16..20].copy_from_slice(&1_u32.to_be_bytes());
     for words in [&b""[..], b"gs", &[0xff; 1400], &forged] {
         stranger.send_to(words, pair.two.address()).expect("sent");
     }
     pair.two.reaches(|worker| worker.switch.strange() == before + 4).await;
     // It knows the run's key, but not how to send from the other worker's address.
-    forged[12..20].copy_from_slice(&KEY.to_be_bytes());
+    forged[4..12].copy_from_slice(&KEY.to_be_bytes());
     stranger.send_to(&forged, pair.two.address()).expect("sent");
     pair.two.reaches(|worker| worker.underlay().foreign == 1).await;
     silent(&two);
@@ -390,4 +400,86 @@ async fn the_longest_packets_cross_an_underlay_of_the_same_mtu_and_a_firewall_th
     let counts = two.underlay();
     assert_eq!((counts.received, counts.lost), (3, 5), "{counts:?}");
     assert_eq!(one.count(Fate::Lost), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_is_limited_for_packets_of_other_workers_too() {
+    let pair = Pair::new(1).await;
+    let (one, two) = (pair.one.udp(), pair.two.udp());
+    let limited = AccessLink { sends: LinkShape::default(), download_bps: 1_000_000 };
+    let classes = vec![AccessLink::default(), limited];
+    let plan = NetworkPlan { classes, ..NetworkPlan::default() };
+    for worker in [&pair.one, &pair.two] {
+        let links = Arc::new(Links::new(&plan, [1, 1]));
+        worker.switch.relink(&worker.run, links).await.expect("linked");
+    }
+    // 45 packets of 1,000 bytes with their headers take 360 ms.
+    let words = [7; 972];
+    let start = Instant::now();
+    for _ in 0..45 {
+        one.send_to(&words, (at(3), PORT)).expect("sent");
+    }
+    for _ in 0..45 {
+        two.recv(&mut [0; 2048]).expect("received in time");
+    }
+    let took = start.elapsed();
+    assert!((MS * 360..MS * 800).contains(&took), "{took:?}");
+    let report = pair.two.switch.report(&pair.two.run).await.expect("it is open");
+    assert_eq!(report.lanes.iter().map(|lane| lane.late.count()).sum::<u64>(), 45);
+
+    // Nobody waits for longer than half a second: 62 packets.
+    for _ in 0..100 {
+        one.send_to(&words, (at(3), PORT)).expect("sent");
+    }
+    pair.two.reaches(|worker| worker.underlay().received == 145).await;
+    let overrun = pair.two.underlay().overrun;
+    assert!((1..=38).contains(&overrun), "{overrun}");
+    for _ in overrun..100 {
+        two.recv(&mut [0; 2048]).expect("received in time");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_know_the_secret_neither_reads_nor_writes() {
+    let secret = |byte| Some(OverlaySecret::new([byte; 32]));
+    let pair = Pair::apart(1).await;
+    pair.one.connect_by(pair.two.address(), 1, secret(1)).await;
+    pair.two.connect_by(pair.one.address(), 0, secret(1)).await;
+    let (one, two) = (pair.one.udp(), pair.two.udp());
+    send(&one, at(3), &two, &[7; 1472]);
+    assert_eq!(send(&two, at(2), &one, b"and back").ip(), at(3));
+    assert!(pair.two.underlay().is_clean());
+
+    let mut forged = [0; 100];
+    forged[..4].copy_from_slice(b"gs\x01\x00");
+    forged[4..12].copy_from_slice(&KEY.to_be_bytes());
+    let stranger = UdpSocket::bind(LOOPBACK).expect("bound");
+    for version in [1, 2] {
+        forged[2] = version;
+        stranger.send_to(&forged, pair.two.address()).expect("sent");
+    }
+    pair.two.reaches(|worker| worker.underlay().foreign == 2).await;
+    silent(&two);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_encrypted_is_not_seen_on_the_way() {
+    let words = b"words that nobody else reads";
+    let seen = |datagram: &[u8]| datagram.windows(words.len()).any(|window| window == words);
+    for (secret, readable) in [(None, true), (Some(OverlaySecret::new([1; 32])), false)] {
+        let wire = UdpSocket::bind(LOOPBACK).expect("bound");
+        wire.set_read_timeout(Some(LIMIT)).expect("a limit");
+        let worker = Pair::apart(1).await.one;
+        worker.connect_by(wire.local_addr().expect("bound"), 1, secret).await;
+        worker.udp().send_to(words, (at(3), PORT)).expect("sent");
+        let mut datagram = [0; 2048];
+        // Probes are shorter.
+        let length = loop {
+            let length = wire.recv(&mut datagram).expect("received in time");
+            if length > 40 + 40 + words.len() || (readable && length > 60) {
+                break length;
+            }
+        };
+        assert_eq!(seen(&datagram[..length]), readable);
+    }
 }

@@ -10,6 +10,7 @@ use groundswell_common::bus;
 use groundswell_common::chain::Chain;
 use groundswell_common::ids::{Attempt, RunId, WorkerId};
 use groundswell_common::messages::ImageRef;
+use groundswell_common::network::OverlaySecret;
 use groundswell_common::run::{RunEvent, RunPhase, RunStatus};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -214,6 +215,7 @@ impl Actor {
             outline,
             subnet,
             network_key: rand::random(),
+            overlay_secret: OverlaySecret::new(rand::random()),
             directory: None,
             start_time: String::new(),
             start_offset_ms: 0,

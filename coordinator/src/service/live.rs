@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use groundswell_common::api::SubmitRequest;
 use groundswell_common::ids::{RunId, WorkerId};
 use groundswell_common::messages::{Assignment, DesiredShare, GroupSpec, ImageRef, Peer};
+use groundswell_common::network::OverlaySecret;
 use groundswell_common::run::{RunEvent, RunPhase, RunRecord, RunStatus};
 use groundswell_common::telemetry;
 use ipnet::Ipv4Net;
@@ -29,6 +30,7 @@ pub(super) struct Live {
     pub(super) subnet: Ipv4Net,
     /// Names the run between its workers' switches.
     pub(super) network_key: u64,
+    pub(super) overlay_secret: OverlaySecret,
     /// Who has which address, once an instance has claimed one.
     pub(super) directory: Option<Directory>,
     pub(super) start_time: String,
@@ -109,6 +111,7 @@ impl Live {
             workers: self.run.workers(),
             peers: self.peers(worker, workers),
             network_key: self.network_key,
+            overlay_secret: self.outline.network.encrypt.then(|| self.overlay_secret.clone()),
             options: self.outline.options.clone(),
             limits: self.outline.limits,
             trace: telemetry::context_of(&self.span),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Composition, Home};
+use crate::harness::Home;
 
 /// Each instance sends all three a packet each 100 ms, and sends back what it gets. The first two instances are
 /// group `near`, the third is `far`. A raw socket for real pings is nothing that an instance may have.
@@ -84,17 +84,6 @@ from = "region:us"
 to = "*"
 name = "atlantic"
 "#;
-
-#[test]
-fn what_several_workers_cannot_do_is_refused_before_the_start() {
-    let home = Home::new();
-    let mut composition = Composition::netns("placebo", "ok", 2);
-    composition.group = "link = { download = \"1Mbit\" }";
-    home.submit(&composition, &[]).ends_with(0);
-    let refused = home.submit(&composition, &["--workers", "2"]);
-    assert!(![Some(0), None].contains(&refused.code), "{}", refused.stderr);
-    refused.says("limit the `download`").says("run on one worker");
-}
 
 /// How many of 60 came back, and the shortest round trip in milliseconds.
 fn measured(text: &str) -> (u32, f64) {

@@ -51,10 +51,10 @@ fn regions_that_are_split_do_not_reach_each_other() {
 #[test]
 fn ping_pong_measures_it_between_two_workers() {
     // One instance on each; both take new addresses, so the coordinator decides about them as well.
-    for composition in [
-        Composition::netns("ping-pong", "ping-pong", 2),
-        Composition::docker("ping-pong", "ping-pong", 2),
-    ] {
+    let mut encrypted = Composition::netns("ping-pong", "ping-pong", 2);
+    encrypted.group = "link = { download = \"500Mbit\" }\n[network]\nencrypt = true";
+    let docker = Composition::docker("ping-pong", "ping-pong", 2);
+    for composition in [Composition::netns("ping-pong", "ping-pong", 2), encrypted, docker] {
         let home = Home::new();
         home.submit(&composition, &["--workers", "2"])
             .ends_with(0)

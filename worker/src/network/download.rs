@@ -32,9 +32,14 @@ impl Download {
         self.bps.store(bps, Ordering::Relaxed);
     }
 
+    /// The limit, in bits per second; 0 is none.
+    pub(super) fn bps(&self) -> u64 {
+        self.bps.load(Ordering::Relaxed)
+    }
+
     /// The turn of a packet of `length` bytes that arrives at `now`.
     pub(super) fn turn(&self, now: Duration, length: usize) -> Turn {
-        let bps = self.bps.load(Ordering::Relaxed);
+        let bps = self.bps();
         if bps == 0 {
             return Turn::Now;
         }

@@ -51,8 +51,8 @@ pub(super) enum Goal {
 pub(super) type Streams = HashMap<u32, Arc<Stream>>;
 
 impl Goal {
-    /// The turn of a packet at the receiving side of its destination's access link. Across workers there is no
-    /// such limit: see [`super::switch`].
+    /// The turn of a packet at the receiving side of its destination's access link. On another worker it takes
+    /// it there.
     pub(super) fn turn(&self, now: Duration, length: usize) -> Turn {
         match self {
             Self::Here(port) => port.download.turn(now, length),

@@ -216,6 +216,7 @@ mod tests {
             shapes: vec![LinkShape::default(), latency(20)],
             paths: vec![0, 1, 1, 0],
             schedule: Vec::new(),
+            encrypt: false,
         };
         Links::new(&plan, [2, 2])
     }
@@ -283,6 +284,7 @@ mod tests {
                 shapes: vec![latency(3)],
                 paths: vec![0; 16],
                 schedule: Vec::new(),
+                encrypt: false,
             };
             let before = Links::new(&plan, [1, 2, 3, 4]);
             let numbered = (0_u16..).zip(&cuts);

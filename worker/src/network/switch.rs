@@ -41,6 +41,8 @@ pub struct Switch {
     control: Mutex<Control>,
     threads: Vec<Thread>,
     overlay: Option<End>,
+    /// All times of the data plane count from here.
+    start: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +90,7 @@ impl Switch {
             .map(|number| Thread::start(number, spin, start))
             .collect::<std::io::Result<_>>()
             .map_err(host("start the data plane"))?;
-        Ok(Self { control: Mutex::default(), threads, overlay: None })
+        Ok(Self { control: Mutex::default(), threads, overlay: None, start })
     }
 
     /// Adds the way to other workers: binds `address`, whose port may be 0, and starts the thread that reads it.
@@ -97,7 +99,7 @@ impl Switch {
     /// When the address is not this host's, or this host gives no socket or thread for it.
     pub fn with_overlay(mut self, address: SocketAddr) -> Result<Self, NetworkError> {
         let doing = format!("open the overlay on {address}");
-        self.overlay = Some(End::start(address).map_err(host(&doing))?);
+        self.overlay = Some(End::start(address, self.start).map_err(host(&doing))?);
         Ok(self)
     }
 

@@ -213,6 +213,29 @@ impl Tallies {
         }
     }
 
+    /// Measures a packet of another worker whose turn at its receiver's download was at `due`, and that has just
+    /// been written. Its sender's switch has counted it already.
+    pub(super) fn downloaded(&mut self, run: u64, bps: u64, due: Duration) {
+        let now = self.start.elapsed();
+        self.beat(now);
+        if let Some(counts) = self.download(run, bps) {
+            counts.late.record(nanoseconds(now.saturating_sub(due)));
+        }
+    }
+
+    /// Counts a packet of another worker that would have waited too long for its turn.
+    pub(super) fn download_overrun(&mut self, run: u64, bps: u64) {
+        if let Some(counts) = self.download(run, bps) {
+            counts.overrun += 1;
+        }
+    }
+
+    fn download(&mut self, run: u64, bps: u64) -> Option<&mut LaneReport> {
+        let tally = self.runs.get_mut(&run)?;
+        let place = tally.lane(LinkShape { bandwidth_bps: bps, ..LinkShape::default() });
+        tally.lanes.get_mut(place)
+    }
+
     fn lane(&mut self, run: u64, mark: &Mark) -> Option<&mut LaneReport> {
         self.runs.get_mut(&run)?.lanes.get_mut(mark.lane)
     }

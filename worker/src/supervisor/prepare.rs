@@ -23,7 +23,7 @@ use super::{Context, Note};
 use crate::images::ImageError;
 use crate::logs::{LastLines, Stream};
 use crate::network::links::Links;
-use crate::network::overlay::Others;
+use crate::network::overlay::{Others, SealSpec};
 use crate::network::wire::WireSpec;
 use crate::network::{Attachment, NetworkError};
 use crate::parts::{MetricsSource, ShareSync};
@@ -103,15 +103,7 @@ async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
     let network = &context.host.parts.network;
     network.open(&assignment.run, assignment.subnet, assignment.seed).await?;
     if !assignment.peers.is_empty() {
-        if assignment.network.limits_downloads() {
-            return Err(NetworkError::Unsupported {
-                what: "limit the `download` of an access link in a run on several workers"
-                    .to_owned(),
-                instead: "limit the `upload`, or run on one worker".to_owned(),
-            }
-            .into());
-        }
-        network.connect(&assignment.run, others(assignment)?).await?;
+        network.connect(&assignment.run, others(context)?).await?;
     }
     if let Some(links) = Links::of(assignment) {
         network.relink(&assignment.run, Arc::new(links)).await?;
@@ -135,7 +127,8 @@ async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
 }
 
 /// The run's other workers, as the data network needs to know them.
-fn others(assignment: &Assignment) -> Result<Others, Unprepared> {
+fn others(context: &Context) -> Result<Others, Unprepared> {
+    let assignment = &context.assignment;
     let mut workers = Vec::new();
     for peer in &assignment.peers {
         let Some(overlay) = peer.overlay else {
@@ -150,7 +143,21 @@ fn others(assignment: &Assignment) -> Result<Others, Unprepared> {
             .flat_map(|range| (0..range.count).map(|offset| InstanceId(range.first.0 + offset)));
         workers.push((overlay, instances.map(|id| (id, assignment.address(id))).collect()));
     }
-    Ok(Others { key: assignment.network_key, attempt: assignment.attempt, workers })
+    let seal = match &assignment.overlay_secret {
+        Some(secret) => Some(SealSpec { secret: secret.clone(), sender: sender(context)? }),
+        None => None,
+    };
+    Ok(Others { key: assignment.network_key, attempt: assignment.attempt, workers, seal })
+}
+
+/// This worker's number among the run's workers, and the attempt, in one word.
+fn sender(context: &Context) -> Result<u32, Unprepared> {
+    let Assignment { workers, attempt, .. } = context.assignment.as_ref();
+    let number = workers.iter().position(|one| *one == context.host.worker);
+    number
+        .and_then(|number| u16::try_from(number).ok())
+        .map(|number| (attempt.0 << 16) | u32::from(number))
+        .ok_or_else(|| Unprepared::host("the run is not for this worker, or for too many"))
 }
 
 async fn fetch_images(context: &Context) -> Result<(), Unprepared> {

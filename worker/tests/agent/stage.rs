@@ -151,6 +151,7 @@ impl Stage {
             workers: vec![self.worker.clone()],
             peers: Vec::new(),
             network_key: 0,
+            overlay_secret: None,
             options: RunOptions::default(),
             limits: Limits { stop_grace: Duration::from_millis(300), ..Limits::default() },
             trace: BTreeMap::new(),

@@ -36,7 +36,7 @@ pub(in crate::composition) fn compile(
         || !network.links.is_empty()
         || !network.schedule.is_empty();
     if silent && !said {
-        return NetworkPlan::default();
+        return NetworkPlan { encrypt: network.encrypt, ..NetworkPlan::default() };
     }
     if groups.len() > MOST_CLASSES {
         let message = format!("{} groups with links, more than {MOST_CLASSES}", groups.len());
@@ -68,7 +68,7 @@ pub(in crate::composition) fn compile(
         }
     }
     let schedule = play::compile(findings, composition, &members, draft.clone(), end);
-    let plan = NetworkPlan { schedule, ..draft.plan() };
+    let plan = NetworkPlan { schedule, encrypt: network.encrypt, ..draft.plan() };
     check_size(findings, run, &plan);
     plan
 }

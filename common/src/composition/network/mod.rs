@@ -66,6 +66,8 @@ pub(crate) struct NetworkWish {
     links: Vec<LinkWish>,
     schedule: Vec<EventWish>,
     pub(crate) attachments: Attachments,
+    /// Packets between workers are encrypted.
+    encrypt: bool,
     /// Where the ways between regions come from, for messages.
     origin: Option<At<String>>,
 }
@@ -98,6 +100,7 @@ pub(super) fn parse(
         file.tables("links").into_iter().filter_map(|table| link(findings, table)).collect();
     let mut network = NetworkWish { links, ..NetworkWish::default() };
     if let Some(table) = file.table("network") {
+        network.encrypt = table.bool("encrypt").unwrap_or(false);
         let (origin, regions) = regions_of(findings, &table, groups, source);
         network.origin = origin;
         network.attachments.regions = regions;

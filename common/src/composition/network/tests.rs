@@ -317,3 +317,14 @@ fn a_schedule_without_end_is_bounded() {
     let wrong = wrong(&rest, &[]);
     assert!(wrong.contains("more than 4000 changes"), "{wrong}");
 }
+
+#[test]
+fn packets_between_workers_are_encrypted_on_request() {
+    let encrypted = |rest: &str| {
+        let run = resolved(&format!("{GROUPS}{rest}"), &[]).expect("it is right");
+        (run.network.encrypt, run.network.summary())
+    };
+    assert_eq!(encrypted(""), (false, None));
+    let said = Some("encrypted between workers".to_owned());
+    assert_eq!(encrypted("[network]\nencrypt = true\n"), (true, said));
+}

@@ -20,7 +20,9 @@ pub struct UnderlayCounts {
     pub duplicated: u64,
     /// Arrived for an instance that is not here, is not on the network, or did not take them.
     pub untaken: u64,
-    /// Dropped because they belong to another attempt or come from the wrong address.
+    /// Arrived, and would have waited too long for their turn at the receiver's download.
+    pub overrun: u64,
+    /// Dropped because they belong to another attempt, come from the wrong address or do not open.
     pub foreign: u64,
 }
 
@@ -34,11 +36,12 @@ impl UnderlayCounts {
 
 impl fmt::Display for UnderlayCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sent, fragmented, received, lost, late, duplicated, untaken, foreign } = self;
+        let Self { sent, fragmented, received, lost, late, duplicated, untaken, overrun, foreign } =
+            self;
         write!(
             f,
             "{sent} packets sent to other workers ({fragmented} in fragments), {received} received, \
-             {lost} lost, {late} late, {duplicated} duplicated, {untaken} not taken, {foreign} foreign"
+             {lost} lost, {late} late, {duplicated} duplicated, {untaken} not taken, {overrun} over the download, {foreign} foreign"
         )
     }
 }
@@ -53,6 +56,7 @@ pub(in crate::network) struct Underlay {
     pub(super) late: AtomicU64,
     pub(super) duplicated: AtomicU64,
     pub(super) untaken: AtomicU64,
+    pub(super) overrun: AtomicU64,
     pub(super) foreign: AtomicU64,
 }
 
@@ -67,6 +71,7 @@ impl Underlay {
             late: of(&self.late),
             duplicated: of(&self.duplicated),
             untaken: of(&self.untaken),
+            overrun: of(&self.overrun),
             foreign: of(&self.foreign),
         }
     }

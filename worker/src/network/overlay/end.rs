@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::time::Instant;
+
 use super::Others;
 use super::counters::Underlay;
 use super::peer::{Away, Line, Peer};
 use super::receiver::{Neighbors, Receiver};
+use super::seal::Seal;
 use crate::network::thread::{Thread, ThreadParts};
 
 /// The way to other workers.
@@ -21,8 +24,8 @@ pub(in crate::network) struct End {
 }
 
 impl End {
-    /// Binds the socket and starts the thread.
-    pub(in crate::network) fn start(address: SocketAddr) -> std::io::Result<Self> {
+    /// Binds the socket and starts the thread, whose times count from `start`.
+    pub(in crate::network) fn start(address: SocketAddr, start: Instant) -> std::io::Result<Self> {
         let line = Arc::new(Line::bind(address)?);
         let address = line.address()?;
         let strange = Arc::new(AtomicU64::new(0));
@@ -30,7 +33,7 @@ impl End {
         line.watch(&parts.epoll)?;
         let (own, counted) = (Arc::clone(&line), Arc::clone(&strange));
         let body = move |parts: ThreadParts| {
-            Receiver::new(own, parts.epoll, parts.wake, parts.inbox, counted).run();
+            Receiver::new(own, parts.epoll, parts.wake, parts.inbox, counted, start).run();
         };
         let receiver = Thread::with("gs-overlay".to_owned(), (parts, commands), body)?;
         Ok(Self { line, address, receiver, strange })
@@ -50,10 +53,13 @@ impl End {
             peers: Vec::new(),
             instances: BTreeMap::new(),
             counts: Arc::clone(counts),
+            seal: others.seal.as_ref().map(|spec| Arc::new(Seal::new(spec, others.key))),
         };
         for (address, instances) in &others.workers {
             let (line, counts) = (Arc::clone(&self.line), Arc::clone(counts));
-            let peer = Arc::new(Peer::new(line, *address, others.key, attempt, counts));
+            let seal = links.seal.clone();
+            let peer = Peer::new(line, *address, others.key, attempt, counts, seal);
+            let peer = Arc::new(peer);
             links.instances.extend(instances.iter().map(|(instance, address)| {
                 let away = Away { instance: instance.0, peer: Arc::clone(&peer) };
                 (instance.0, (Arc::new(away), *address))

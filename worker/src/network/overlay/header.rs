@@ -1,18 +1,17 @@
 //! The bytes before a packet on its way between two switches. Pure.
 //!
 //! ```text
-//!  0  magic "gs"      12  run's key               24  sequence of the pair
-//!  2  version         20  source instance         32  send time, ns of the sender's clock
-//!  3  kind             ..                          40  the packet
-//!  4  attempt
-//!  8  destination instance
+//!  0  magic "gs"      12  attempt                 24  sequence of the pair
+//!  2  version         16  destination instance    32  send time, ns of the sender's clock
+//!  3  kind            20  source instance         40  the packet
+//!  4  run's key
 //! ```
 //!
 //! All numbers are big-endian.
 
 /// Bytes of a header.
 pub(super) const LENGTH: usize = 40;
-const MAGIC: [u8; 2] = *b"gs";
+pub(super) const MAGIC: [u8; 2] = *b"gs";
 const VERSION: u8 = 1;
 
 /// What follows a header.
@@ -43,6 +42,12 @@ pub(super) struct Header {
     pub(super) sent_ns: u64,
 }
 
+/// The run a datagram belongs to, whether it is sealed or not. `None` when it is none of ours.
+pub(super) fn run_of(datagram: &[u8]) -> Option<u64> {
+    let bytes = datagram.first_chunk::<LENGTH>()?;
+    (bytes[..2] == MAGIC).then(|| u64::from_be_bytes(part(bytes, 4)))
+}
+
 impl Header {
     pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
@@ -53,9 +58,9 @@ impl Header {
             Kind::Probe => 1,
             Kind::Echo => 2,
         };
-        bytes[4..8].copy_from_slice(&self.attempt.to_be_bytes());
-        bytes[8..12].copy_from_slice(&self.destination.to_be_bytes());
-        bytes[12..20].copy_from_slice(&self.run.to_be_bytes());
+        bytes[4..12].copy_from_slice(&self.run.to_be_bytes());
+        bytes[12..16].copy_from_slice(&self.attempt.to_be_bytes());
+        bytes[16..20].copy_from_slice(&self.destination.to_be_bytes());
         bytes[20..24].copy_from_slice(&self.source.to_be_bytes());
         bytes[24..32].copy_from_slice(&self.sequence.to_be_bytes());
         bytes[32..].copy_from_slice(&self.sent_ns.to_be_bytes());
@@ -79,9 +84,9 @@ impl Header {
         }
         let header = Self {
             kind,
-            attempt: u32::from_be_bytes(part(bytes, 4)),
-            destination: u32::from_be_bytes(part(bytes, 8)),
-            run: u64::from_be_bytes(part(bytes, 12)),
+            attempt: u32::from_be_bytes(part(bytes, 12)),
+            destination: u32::from_be_bytes(part(bytes, 16)),
+            run: u64::from_be_bytes(part(bytes, 4)),
             source: u32::from_be_bytes(part(bytes, 20)),
             sequence: u64::from_be_bytes(part(bytes, 24)),
             sent_ns: u64::from_be_bytes(part(bytes, 32)),

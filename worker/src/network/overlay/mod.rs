@@ -1,7 +1,7 @@
 //! Carries packets between the switches of a run's workers, over UDP.
 //!
 //! The source's switch decides, delays and shapes; what arrives here was due when it was sent and goes
-//! straight to the destination's interface. Every ordered pair of instances counts its packets, so that what the
+//! straight to the destination's interface, unless that has a limit on what it receives. Every ordered pair of instances counts its packets, so that what the
 //! network below loses is known and is never taken for configured loss. The switches probe each
 //! other, and half of the shortest round trip is taken off the configured delay.
 //!
@@ -14,7 +14,9 @@
 //! delay     the underlay's delay, and what it takes off        pure
 //! counters  what became of packets between workers
 //! peer      another worker, and the sending side of a pair
+//! seal      encryption and authentication
 //! receiver  the thread that takes what arrives
+//! arrivals  hands it to its destination, at its turn
 //! end       this worker's socket and that thread
 //! ```
 
@@ -23,13 +25,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 
 use groundswell_common::ids::{Attempt, InstanceId};
+use groundswell_common::network::OverlaySecret;
 
+mod arrivals;
 pub(super) mod counters;
 mod delay;
 pub(super) mod end;
 mod header;
 pub(super) mod peer;
 pub(super) mod receiver;
+mod seal;
 mod window;
 
 pub use counters::UnderlayCounts;
@@ -43,6 +48,17 @@ pub struct Others {
     pub attempt: Attempt,
     /// Where each worker's switch takes packets, and the instances it holds with their addresses at the start.
     pub workers: Vec<(SocketAddr, BTreeMap<InstanceId, std::net::Ipv4Addr>)>,
+    /// How what goes between them is encrypted, if it is.
+    pub seal: Option<SealSpec>,
+}
+
+/// How the packets between a run's workers are encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealSpec {
+    /// What all workers of the run know and nobody else does.
+    pub secret: OverlaySecret,
+    /// Names this worker in this attempt; no other worker and no other attempt has the same.
+    pub sender: u32,
 }
 
 /// The local address from which `nats`, a list of URLs separated by commas, is reached.

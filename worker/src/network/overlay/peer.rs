@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::counters::{Underlay, add};
 use super::delay::Lead;
 use super::header::{self, Header, Kind};
+use super::seal::{self, Seal};
 
 /// Bytes the kernel keeps for the socket in each direction, as far as it allows.
 const BUFFER: usize = 8 << 20;
@@ -94,6 +95,7 @@ pub(in crate::network) struct Peer {
     run: u64,
     attempt: u32,
     pub(super) counts: Arc<Underlay>,
+    seal: Option<Arc<Seal>>,
 }
 
 impl Peer {
@@ -103,15 +105,17 @@ impl Peer {
         run: u64,
         attempt: u32,
         counts: Arc<Underlay>,
+        seal: Option<Arc<Seal>>,
     ) -> Self {
         let (longest, delay_ns) = (AtomicUsize::new(usize::MAX), AtomicU64::new(0));
-        Self { line, address, to: address.into(), longest, delay_ns, run, attempt, counts }
+        Self { line, address, to: address.into(), longest, delay_ns, run, attempt, counts, seal }
     }
 
     /// Finds out what the underlay takes whole. For the thread that reads the line, which is where the line is.
     pub(super) fn learn_mtu(&self) {
         let below = if self.address.is_ipv4() { BELOW_IPV4 } else { BELOW_IPV6 };
-        let longest = mtu_towards(self.address).saturating_sub(below + header::LENGTH);
+        let ours = header::LENGTH + if self.seal.is_some() { seal::OVERHEAD } else { 0 };
+        let longest = mtu_towards(self.address).saturating_sub(below + ours);
         self.longest.store(longest, Ordering::Relaxed);
     }
 
@@ -152,7 +156,11 @@ impl Peer {
     /// Sends at once; `false` when the kernel did not take it.
     fn send(&self, header: &Header, packet: &[u8]) -> bool {
         let header = header.encode();
-        let parts = [IoSlice::new(&header), IoSlice::new(packet)];
+        let sealed = self.seal.as_ref().map(|seal| seal.seal(&header, packet));
+        let parts = match &sealed {
+            Some(sealed) => [IoSlice::new(sealed), IoSlice::new(&[])],
+            None => [IoSlice::new(&header), IoSlice::new(packet)],
+        };
         let socket = self.line.socket.as_raw_fd();
         sendmsg(socket, &parts, &[], MsgFlags::empty(), Some(&self.to)).is_ok()
     }
