@@ -57,9 +57,15 @@ impl Worker {
 
     /// As [`Worker::connect`]. With a secret, what goes between them is encrypted.
     async fn connect_by(&self, overlay: SocketAddr, instance: u8, secret: Option<OverlaySecret>) {
-        let theirs = BTreeMap::from([(InstanceId(u32::from(instance)), at(instance + 2))]);
+        self.connect_all(&[(overlay, instance)], secret).await;
+    }
+
+    /// As [`Worker::connect_by`], to several workers with an instance each.
+    async fn connect_all(&self, others: &[(SocketAddr, u8)], secret: Option<OverlaySecret>) {
+        let theirs =
+            |instance: u8| BTreeMap::from([(InstanceId(u32::from(instance)), at(instance + 2))]);
         let seal = secret.map(|secret| SealSpec { secret, sender: self.instance.0 });
-        let workers = vec![(overlay, theirs)];
+        let workers = others.iter().map(|(overlay, one)| (*overlay, theirs(*one))).collect();
         let others = Others { key: KEY, attempt: Attempt::FIRST, workers, seal };
         self.switch.connect(&self.run, others).await.expect("connected");
     }
@@ -224,10 +230,37 @@ async fn what_the_underlay_loses_doubles_and_reorders_is_counted_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn loss_is_the_same_on_one_worker_and_on_two() {
+async fn loss_is_the_same_on_one_worker_on_two_and_on_three() {
     let together = survivors_together(7).await;
     assert_eq!(together, survivors_apart(7).await);
+    assert_eq!(together, survivors_of_three(7).await);
     assert_ne!(together, survivors_apart(8).await);
+}
+
+/// A third worker takes part, and its instance sends to the same destination.
+async fn survivors_of_three(seed: u64) -> BTreeSet<u16> {
+    let run = RunId::new(1);
+    let mut workers = Vec::new();
+    for instance in 0..3 {
+        let switch = Switch::new(1).expect("a switch").with_overlay(LOOPBACK).expect("bound");
+        workers.push(Worker::new(switch, &run, instance, seed).await);
+    }
+    let addresses: Vec<_> =
+        (0..3).zip(&workers).map(|(instance, worker)| (worker.address(), instance)).collect();
+    for (number, worker) in workers.iter().enumerate() {
+        let mut others = addresses.clone();
+        others.remove(number);
+        worker.connect_all(&others, None).await;
+        worker.configure(&lossy()).await;
+    }
+    let [one, two, third] = [0, 1, 2].map(|number: usize| &workers[number]);
+    let (from, to) = (one.udp(), two.udp());
+    let noise = third.udp();
+    for _ in 0..100 {
+        noise.send_to(b"x", (at(2), PORT)).expect("sent");
+    }
+    let fates = || (one.count(Fate::Sent), one.count(Fate::Lost));
+    survivors(&from, &to, fates).await
 }
 
 fn lossy() -> NetworkConfig {

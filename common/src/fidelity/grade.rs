@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::interval::{joint_z, wilson};
-use super::{Busy, Histogram, LaneReport, NetworkReport, Stall};
+use super::{Busy, Histogram, LaneReport, NetworkReport, ProbeReport, Stall};
 use crate::ids::WorkerId;
 use crate::link::LinkShape;
 
@@ -21,14 +21,27 @@ struct Threshold {
     rate: f64,
     /// Share of packets that the rig dropped on its own account.
     dropped: f64,
+    /// What 99 of 100 round trips between instances exceed what was configured by.
+    probe_p99: Duration,
 }
 
 /// p99 is the acceptance target of the switch, and so is the rate.
-const EXACT: Threshold =
-    Threshold { late_p99: Duration::from_micros(300), stalls: Some(0), rate: 0.001, dropped: 0.0 };
+const EXACT: Threshold = Threshold {
+    late_p99: Duration::from_micros(300),
+    stalls: Some(0),
+    rate: 0.001,
+    dropped: 0.0,
+    // Two ways, and twice the time in which a kernel wakes who waits for a packet.
+    probe_p99: Duration::from_millis(1),
+};
 /// Differences of this size are lost in what a test of a distributed system measures.
-const GOOD: Threshold =
-    Threshold { late_p99: Duration::from_millis(2), stalls: None, rate: 0.01, dropped: 0.001 };
+const GOOD: Threshold = Threshold {
+    late_p99: Duration::from_millis(2),
+    stalls: None,
+    rate: 0.01,
+    dropped: 0.001,
+    probe_p99: Duration::from_millis(5),
+};
 
 /// A rate is only told when less than this share of the time is explained by one packet and lateness.
 const TELLING: f64 = 0.1;
@@ -166,8 +179,25 @@ pub struct Fidelity {
     pub stalls: Vec<(WorkerId, Stall)>,
     /// How many such times there were in all.
     pub stalls_total: u64,
+    /// What small packets between instances measured; absent when there were none.
+    pub probes: Option<ProbeFidelity>,
     /// Workers that did not report.
     pub unmeasured: Vec<WorkerId>,
+}
+
+/// What was configured between instances, and what probes between them found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeFidelity {
+    /// Pairs of instances that probed.
+    pub pairs: u64,
+    /// Probes sent.
+    pub sent: u64,
+    /// How much longer the round trips took than configured; absent when every path varies on purpose.
+    pub late: Option<Late>,
+    /// How much shorter than configured the shortest was, in nanoseconds.
+    pub earliest_ns: u64,
+    /// Probes and answers lost or damaged; absent when none was and none was to be.
+    pub loss: Option<ShareFidelity>,
 }
 
 impl Fidelity {
@@ -213,6 +243,7 @@ pub fn judge(parts: &[(WorkerId, Option<&NetworkReport>)]) -> Option<Fidelity> {
         interface_drops: all.interface_drops,
         stalls,
         stalls_total: all.stalls.count(),
+        probes: probed(&all.probes, joint_z(shares + 1)),
         unmeasured: unmeasured.map(|(worker, _)| worker.clone()).collect(),
     };
     grade(&mut fidelity, all.stalls.longest);
@@ -236,6 +267,24 @@ pub fn unmet(fidelity: Option<&Fidelity>, required: Grade) -> Option<String> {
     (fidelity.grade > required).then(|| {
         let (grade, why) = (fidelity.grade, fidelity.reasons.join("; "));
         format!("the network was to be {required} and was {grade}: {why}")
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "there are far fewer probes than 2^53")]
+fn probed(probes: &ProbeReport, z: f64) -> Option<ProbeFidelity> {
+    let configured = probes.loss_expected / probes.sent as f64;
+    let interval = wilson(probes.lost, probes.sent, 0.0, z);
+    (probes.sent > 0).then(|| ProbeFidelity {
+        pairs: probes.pairs,
+        sent: probes.sent,
+        late: (probes.late.count() > 0).then(|| Late::of(&probes.late)),
+        earliest_ns: probes.earliest_ns,
+        loss: (probes.lost > 0 || configured > 0.0).then(|| ShareFidelity {
+            configured,
+            achieved: probes.lost as f64 / probes.sent as f64,
+            interval,
+            holds: interval.0 <= configured && configured <= interval.1,
+        }),
     })
 }
 
@@ -309,6 +358,7 @@ fn grade(fidelity: &mut Fidelity, longest_stall: Duration) {
         found.extend(lateness(fidelity, longest_stall));
         found.extend(dropped(fidelity));
         fidelity.lanes.iter().for_each(|lane| found.extend(deviations(lane)));
+        fidelity.probes.iter().for_each(|probes| found.extend(probe_deviations(probes)));
     }
     found.sort_by_key(|(grade, _)| std::cmp::Reverse(*grade));
     fidelity.grade = found.first().map_or(Grade::Idle, |(grade, _)| *grade);
@@ -365,6 +415,31 @@ fn deviations(lane: &LaneFidelity) -> Vec<(Grade, String)> {
         let (wanted, got) = (bits(rate.configured_bps), bits_of(achieved));
         let text = format!("packets with {} left at {got}, not at {wanted}", lane.what);
         found.push((level(rate.off <= EXACT.rate, rate.off <= GOOD.rate), text));
+    }
+    found
+}
+
+fn probe_deviations(probes: &ProbeFidelity) -> Vec<(Grade, String)> {
+    let mut found = Vec::new();
+    if let Some(late) = &probes.late {
+        let p99 = Duration::from_nanos(late.p99_ns);
+        let text = format!(
+            "one round trip in a hundred between instances took more than {} longer than configured",
+            time(late.p99_ns)
+        );
+        found.push((level(p99 <= EXACT.probe_p99, p99 <= GOOD.probe_p99), text));
+    }
+    if probes.earliest_ns > nanoseconds(EXACT.probe_p99) {
+        let text = format!(
+            "a round trip between instances took {} less than configured",
+            time(probes.earliest_ns)
+        );
+        found.push((Grade::Degraded, text));
+    }
+    if let Some(loss) = probes.loss.filter(|loss| !loss.holds) {
+        let (wanted, got) = (percent(loss.configured), percent(loss.achieved));
+        let text = format!("{got} of the probes between instances were lost, not {wanted}");
+        found.push((Grade::Degraded, text));
     }
     found
 }

@@ -13,9 +13,11 @@ use crate::link::LinkShape;
 pub mod grade;
 pub mod histogram;
 pub mod interval;
+pub mod probe;
 
 pub use grade::{Fidelity, Grade, LaneFidelity, judge, unmet};
 pub use histogram::Histogram;
+pub use probe::ProbeReport;
 
 /// How many stalls are listed; the others are counted.
 pub const STALLS_LISTED: usize = 20;
@@ -35,6 +37,8 @@ pub struct NetworkReport {
     /// Packets the instances' interfaces dropped because the data plane did not take them in time; absent
     /// when that could not be read.
     pub interface_drops: Option<u64>,
+    /// What probes between instances measured.
+    pub probes: ProbeReport,
 }
 
 /// What happened to the packets that were treated by one shape, of all senders of a worker together.
@@ -109,6 +113,7 @@ impl NetworkReport {
             *self.fates.entry(fate).or_default() += count;
         }
         self.stalls.merge(other.stalls);
+        self.probes.merge(&other.probes);
         self.interface_drops =
             self.interface_drops.zip(other.interface_drops).map(|(one, two)| one + two);
     }

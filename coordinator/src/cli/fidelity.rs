@@ -1,7 +1,7 @@
 //! What is said about a run's data network in words. Pure.
 
 use groundswell_common::fidelity::grade::{
-    Late, RateFidelity, ShareFidelity, grouped, percent, time,
+    Late, ProbeFidelity, RateFidelity, ShareFidelity, grouped, percent, time,
 };
 use groundswell_common::fidelity::{Fidelity, Grade, LaneFidelity};
 
@@ -53,7 +53,17 @@ pub(crate) fn details(network: &Fidelity) -> Vec<String> {
     lines.push(format!("  packets            {}", fates.join(", ")));
     lines.push(format!("  interface drops    {}", measured(network.interface_drops)));
     lines.push(format!("  stalls over 1 ms   {}", stalls(network)));
-    lines.push("  probes             not measured".to_owned());
+    lines.extend(probes(network.probes.as_ref()).into_iter().map(|line| format!("  {line}")));
+    lines
+}
+
+fn probes(probes: Option<&ProbeFidelity>) -> Vec<String> {
+    let Some(probes) = probes else { return vec!["probes             none".to_owned()] };
+    let (sent, pairs) = (grouped(probes.sent), grouped(probes.pairs));
+    let word = if probes.pairs == 1 { "pair" } else { "pairs" };
+    let mut lines = vec![format!("probes             {sent} round trips, {pairs} {word}")];
+    lines.extend(probes.late.as_ref().map(|beyond| format!("  longer           {}", late(beyond))));
+    lines.extend(probes.loss.map(|loss| format!("  loss             {}", of_share(&loss))));
     lines
 }
 

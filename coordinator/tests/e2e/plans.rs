@@ -81,7 +81,11 @@ fn a_run_says_how_true_its_network_was() {
         |lane: &serde_json::Value| lane["what"].as_str().unwrap_or("").starts_with("100 ms");
     assert!(lanes.iter().any(delayed), "{network}");
     let shown = home.run(&["status", "latest"]).ends_with(0).stdout;
-    assert!(shown.contains("  probes             not measured"), "{shown}");
+    assert!(shown.contains(" round trips, 1 pair\n"), "{shown}");
+    let probes = &network["probes"];
+    let late = |which: &str| probes["late"][which].as_u64().unwrap_or(u64::MAX);
+    assert!(late("p50_ns") < 50_000_000, "a delay of 100 ms is known: {probes}");
+    assert_eq!(probes["earliest_ns"].as_u64().map(|early| early < 1_000_000), Some(true));
     assert!(shown.contains(" delivered"), "{shown}");
 }
 

@@ -19,16 +19,18 @@
 //! thread     such a thread seen from outside
 //! goal       where a packet goes: an interface, or another worker
 //! overlay    between workers
+//! probe      asks instances how the network treats them
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use groundswell_common::fidelity::NetworkReport;
 use groundswell_common::ids::{Attempt, InstanceId, RunId};
-use groundswell_common::link::NetworkConfig;
+use groundswell_common::link::{LinkShape, NetworkConfig};
 use ipnet::Ipv4Net;
 use links::Links;
 use overlay::{Others, UnderlayCounts};
@@ -45,6 +47,7 @@ pub mod nat;
 pub mod overlay;
 pub mod packet;
 mod plane;
+pub mod probe;
 mod queue;
 pub mod rules;
 pub mod shape;
@@ -121,6 +124,36 @@ pub struct Move {
     pub address: Ipv4Addr,
 }
 
+/// What is configured for packets from one instance to another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Expected {
+    /// Where they go.
+    pub to: Ipv4Addr,
+    /// How long they take; absent when that varies on purpose: with jitter, reordering or a rate.
+    pub delay: Option<Duration>,
+    /// The share that is lost or damaged.
+    pub loss: f64,
+}
+
+impl Expected {
+    /// For packets to `to` that pass these shapes one after the other. `limited` says whether the receiver has a rate.
+    #[must_use]
+    pub fn of(to: Ipv4Addr, shapes: &[LinkShape], limited: bool) -> Self {
+        let varies = |shape: &LinkShape| {
+            shape.bandwidth_bps > 0 || !shape.jitter.is_zero() || shape.reorder_pct > 0.0
+        };
+        let steady = !limited && !shapes.iter().any(varies);
+        let kept = |shape: &LinkShape| {
+            [shape.loss_pct, shape.corrupt_pct].map(|pct| 1.0 - f64::from(pct) / 100.0)
+        };
+        Self {
+            to,
+            delay: steady.then(|| shapes.iter().map(|shape| shape.latency).sum()),
+            loss: 1.0 - shapes.iter().flat_map(kept).product::<f64>(),
+        }
+    }
+}
+
 /// A data network on this worker.
 #[async_trait]
 pub trait Network: Send + Sync {
@@ -178,6 +211,13 @@ pub trait Network: Send + Sync {
 
     /// The address an instance has at this moment.
     async fn address(&self, run: &RunId, instance: InstanceId) -> Option<Ipv4Addr>;
+
+    /// What the configuration has for a packet from one instance of a run to another at this moment. Absent
+    /// when it is not known here, or nothing passes.
+    fn expected(&self, run: &RunId, from: InstanceId, to: InstanceId) -> Option<Expected> {
+        let _ = (run, from, to);
+        None
+    }
 
     /// What was measured of a run's network so far; absent when it is not open.
     async fn report(&self, run: &RunId) -> Option<NetworkReport>;

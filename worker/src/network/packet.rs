@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use super::probe::PROBE_TOS;
+
 const ICMP: u8 = 1;
 const ECHO_REPLY: u8 = 0;
 const UNREACHABLE: u8 = 3;
@@ -25,6 +27,8 @@ pub struct Ipv4Header {
     pub protocol: u8,
     /// Whether it is a fragment other than the first.
     pub later_fragment: bool,
+    /// Whether it carries the mark of [`super::probe`].
+    pub probes: bool,
 }
 
 /// Reads the header of an IPv4 packet; `None` when it is not one or is cut short.
@@ -45,6 +49,7 @@ pub fn parse(packet: &[u8]) -> Option<Ipv4Header> {
         total_length,
         protocol: packet[9],
         later_fragment: u16::from_be_bytes([packet[6], packet[7]]) & 0x1fff != 0,
+        probes: packet[1] == PROBE_TOS,
     })
 }
 

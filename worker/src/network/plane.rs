@@ -36,7 +36,7 @@ use super::packet::{self, Ipv4Header};
 use super::queue::Queue;
 use super::rules::Rules;
 use super::shape::{Pair, Verdict};
-use super::tally::{Flow, Mark, Tallies};
+use super::tally::{self, Flow, Mark, Tallies};
 
 /// Packets read from one interface before the others and the timers have their turn.
 const BATCH: usize = 64;
@@ -52,6 +52,8 @@ const WAITING_PER_THREAD: usize = 512 << 20;
 pub(super) const WAKE: u64 = u64::MAX;
 /// The gateway's number in a pair; no run has that many instances.
 const GATEWAY: u32 = u32::MAX;
+/// Added to an instance's number in a pair for what only probes; no instance has such a number.
+const PROBES: u32 = 1 << 31;
 
 /// An instance's interface, known to every thread.
 #[derive(Debug)]
@@ -432,11 +434,15 @@ impl Sender {
             None if to_gateway => Goal::Here(Arc::clone(&self.port)),
             None => return Err(Fate::NoSuchAddress),
         };
+        // Probes have a pair of their own, or they would change the fate of what the instance sends.
+        let number = if header.probes { number | PROBES } else { number };
         let pair = || Pair::new(run.facts.seed, self.port.instance.0, number);
         let flow = self.flows.entry(number).or_insert_with(|| Flow::new(pair()));
         let shape = path.shape.as_ref();
-        let (verdict, mark) =
-            waiting.tallies.decide(self.run, lane, shape, flow, now, packet.len());
+        let (verdict, mark) = match header.probes {
+            true => tally::decide_uncounted(lane, shape, flow, now, packet.len()),
+            false => waiting.tallies.decide(self.run, lane, shape, flow, now, packet.len()),
+        };
         match verdict {
             Verdict::Lost => Err(Fate::Lost),
             Verdict::Overrun => Err(Fate::Overrun),

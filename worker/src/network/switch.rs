@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use groundswell_common::fidelity::NetworkReport;
 use groundswell_common::ids::{Attempt, InstanceId, RunId};
-use groundswell_common::link::{NetworkConfig, RoutingPolicy};
+use groundswell_common::link::{Filter, NetworkConfig, RoutingPolicy};
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 use tracing::debug;
@@ -33,7 +33,7 @@ use super::overlay::{Others, UnderlayCounts};
 use super::plane::{Change, Port, RunFacts};
 use super::rules::{self, Rules};
 use super::thread::{Answers, Thread, done, host};
-use super::{Attachment, Caps, Move, Network, NetworkError, device};
+use super::{Attachment, Caps, Expected, Move, Network, NetworkError, device};
 
 /// The userspace switch. Dropping it ends its threads.
 #[derive(Debug)]
@@ -57,6 +57,8 @@ struct Run {
     key: u64,
     addresses: Addresses,
     ports: BTreeMap<InstanceId, Arc<Port>>,
+    /// What each instance is configured with, as the threads that send for them have it.
+    rules: BTreeMap<InstanceId, Rules>,
     others: Option<Connected>,
     links: Arc<Links>,
 }
@@ -205,6 +207,7 @@ impl Switch {
         let port = Arc::new(Port::new(token, instance, device));
         port.download.limit(run.links.access(instance).download_bps);
         run.ports.insert(instance, Arc::clone(&port));
+        run.rules.insert(instance, Rules::plain(run.links.access(instance).sends));
         let (key, owner) = (run.key, self.owner(token));
         self.tell(|thread| Change::Attach {
             run: key,
@@ -236,6 +239,8 @@ impl Switch {
             Some(_) => run.addresses.seize(instance, to),
         }
         .map_err(refused)?;
+        let rules = Rules::new(config);
+        run.rules.insert(instance, rules.clone());
         let (key, owner) = (run.key, self.owner(port.token));
         self.tell(|thread| Change::Configure {
             run: key,
@@ -243,7 +248,7 @@ impl Switch {
             from,
             to,
             present: config.enable,
-            rules: (thread == owner).then(|| Rules::new(config)),
+            rules: (thread == owner).then(|| rules.clone()),
         })
     }
 }
@@ -254,12 +259,36 @@ impl Run {
         let before = std::mem::replace(&mut self.links, Arc::clone(&links));
         for (instance, port) in &self.ports {
             port.download.limit(links.access(*instance).download_bps);
+            if links.reshapes(&before, *instance)
+                && let Some(rules) = self.rules.get_mut(instance)
+            {
+                rules.reshape(links.access(*instance).sends);
+            }
             let carrier = links.has_carrier(*instance);
             if carrier != before.has_carrier(*instance) {
                 device::set_carrier(&port.device, carrier)?;
             }
         }
         Ok(())
+    }
+}
+
+impl Run {
+    fn expected(&mut self, from: InstanceId, to: InstanceId) -> Option<Expected> {
+        let present = |instance| self.ports.get(&instance).map(|port| port.is_present());
+        let away = || self.others.as_ref().is_some_and(|others| others.instances.contains_key(&to));
+        if present(from) != Some(true) || !present(to).unwrap_or_else(away) {
+            return None;
+        }
+        let address = self.addresses.of(to)?;
+        let path = *self.links.path(from.0, to.0);
+        let (rule, lane) = self.rules.get_mut(&from)?.find(address);
+        if path.filter(rule) != Filter::Accept {
+            return None;
+        }
+        let path = path.shape.filter(|_| !lane.ruled).unwrap_or_default();
+        let downloads = self.links.access(to).download_bps > 0;
+        Some(Expected::of(address, &[lane.shape, path], downloads))
     }
 }
 
@@ -335,8 +364,8 @@ impl Network for Switch {
             let key = control.named;
             let addresses = Addresses::new(subnet);
             let (gateway, broadcast) = (addresses.gateway(), addresses.broadcast());
-            let (ports, links) = Default::default();
-            let opened = Run { key, addresses, ports, others: None, links };
+            let (ports, rules, links) = Default::default();
+            let opened = Run { key, addresses, ports, rules, others: None, links };
             control.runs.insert(run.clone(), opened);
             self.tell(|_| Change::Open(RunFacts { key, seed, gateway, broadcast }))?
         };
@@ -387,6 +416,10 @@ impl Network for Switch {
 
     async fn address(&self, run: &RunId, instance: InstanceId) -> Option<Ipv4Addr> {
         self.lock().runs.get(run)?.addresses.of(instance)
+    }
+
+    fn expected(&self, run: &RunId, from: InstanceId, to: InstanceId) -> Option<Expected> {
+        self.lock().runs.get_mut(run)?.expected(from, to)
     }
 
     async fn report(&self, run: &RunId) -> Option<NetworkReport> {

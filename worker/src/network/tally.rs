@@ -323,6 +323,21 @@ impl Meter {
     }
 }
 
+/// As [`Tallies::decide`], for a packet that is not an instance's own and is not counted.
+pub(super) fn decide_uncounted(
+    lane: &mut Lane,
+    path: Option<&LinkShape>,
+    flow: &mut Flow,
+    now: Duration,
+    length: usize,
+) -> (Verdict, Mark) {
+    let verdict = match path.filter(|_| !lane.ruled) {
+        Some(path) => travel(&[&lane.shape, path], &mut lane.clock, &mut flow.pair, now, length),
+        None => travel(&[&lane.shape], &mut lane.clock, &mut flow.pair, now, length),
+    };
+    (verdict, Mark { lane: usize::MAX, turn: None })
+}
+
 fn tell(counts: &mut LaneReport, verdict: Verdict) {
     match verdict {
         Verdict::Lost => counts.lost += 1,

@@ -74,7 +74,8 @@ async fn end_servers(context: &Context) {
 
 /// Told whether or not outputs can be stored: it is part of the run's result.
 async fn report_network(context: &Context) {
-    if let Some(report) = context.host.parts.network.report(&context.assignment.run).await {
+    if let Some(mut report) = context.host.parts.network.report(&context.assignment.run).await {
+        report.probes = context.probes.report();
         context.report(ShareEvent::Network { report });
     }
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::member::Order;
+use super::probes::Probes;
 use crate::events::EventLog;
 use crate::images::Images;
 use crate::parts::{Parts, ShareSync};
@@ -119,6 +120,8 @@ pub(crate) struct Context {
     pub(crate) servers: TaskTracker,
     /// Ends the servers.
     pub(crate) end: CancellationToken,
+    /// Ask how the network treats instances.
+    pub(crate) probes: Probes,
 }
 
 impl Context {

@@ -40,6 +40,7 @@ mod links;
 mod member;
 mod phase;
 mod prepare;
+mod probes;
 mod remove;
 mod schedule;
 
@@ -49,6 +50,7 @@ use known::Known;
 use member::Order;
 use phase::{Command, Event, Machine, Phase};
 use prepare::Unprepared;
+use probes::Probes;
 
 /// How long the outcome of an instance that has ended may still be on its way. Its sockets were served
 /// here, so what it published went into the log before its end was seen; only a slow bus holds it up.
@@ -165,6 +167,7 @@ impl Supervisor {
         let known: BTreeMap<_, _> =
             assignment.instances().map(|place| (place.id, Known::new(place))).collect();
         let now = Instant::now().into_std();
+        let probes = Probes::new(assignment.seed, assignment.total_instances);
         let mut this = Self {
             machine: Machine::new(assignment.limits, now),
             left: known.len(),
@@ -182,6 +185,7 @@ impl Supervisor {
                 members: TaskTracker::new(),
                 servers: TaskTracker::new(),
                 end: CancellationToken::new(),
+                probes,
             }),
             directive,
             notes,
@@ -332,6 +336,7 @@ impl Supervisor {
 
     fn start(&mut self) {
         self.context.events.add("start", "the start record was seen", None);
+        Probes::start(&self.context);
         self.order_all(Order::Start);
         let schedule = schedule::play(Arc::clone(&self.context), Instant::now());
         self.schedule = Some(self.effects.spawn(schedule.in_current_span()));

@@ -273,6 +273,7 @@ async fn connect(
 ) -> Result<Member, Unprepared> {
     let assignment = &context.assignment;
     let instance: Arc<dyn Instance> = Arc::from(created.instance);
+    context.probes.join(place.id, &created.wired);
     let attachment = Attachment {
         run: assignment.run.clone(),
         instance: place.id,

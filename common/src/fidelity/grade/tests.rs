@@ -202,3 +202,35 @@ proptest! {
         prop_assert_eq!(fidelity.is_none(), unmeasured);
     }
 }
+
+#[test]
+fn probes_are_a_second_opinion() {
+    let with = |probes: ProbeReport| judged(&NetworkReport { probes, ..plain(1_000, 20) });
+    let late = |us: u64| {
+        let mut late = Histogram::default();
+        (0..100).for_each(|_| late.record(us * 1_000));
+        ProbeReport { pairs: 2, sent: 100, late, ..ProbeReport::default() }
+    };
+    assert_eq!(with(ProbeReport::default()).probes, None);
+    assert_eq!(with(late(200)).grade, Grade::Exact);
+    assert_eq!(with(late(3_000)).grade, Grade::Good);
+    let slow = with(late(9_000));
+    assert_eq!(slow.grade, Grade::Degraded);
+    assert!(slow.reasons[0].contains("longer than configured"), "{:?}", slow.reasons);
+    let early = with(ProbeReport { earliest_ns: 2_000_000, ..late(10) });
+    assert_eq!(early.reasons, ["a round trip between instances took 2 ms less than configured"]);
+}
+
+#[test]
+fn probes_are_lost_as_often_as_configured() {
+    let with = |lost, loss_expected| {
+        let probes =
+            ProbeReport { pairs: 1, sent: 1_000, lost, loss_expected, ..ProbeReport::default() };
+        judged(&NetworkReport { probes, ..plain(1_000, 20) })
+    };
+    assert_eq!(with(0, 0.0).grade, Grade::Exact);
+    assert_eq!(with(97, 100.0).grade, Grade::Exact);
+    assert_eq!(with(0, 100.0).grade, Grade::Degraded);
+    let lost = with(12, 0.0);
+    assert_eq!(lost.reasons, ["1.2 % of the probes between instances were lost, not 0 %"]);
+}
