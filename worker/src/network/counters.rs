@@ -33,9 +33,17 @@ pub enum Fate {
     Corrupted,
     /// It was sent to the worker of its destination. Each copy of a doubled packet counts.
     Sent,
+    /// It went to a host outside the data network, or to where it waits for its turn there.
+    Outside,
+    /// Its destination is outside the data network, where its sender may not go.
+    Denied,
+    /// It is for a host outside, and of a kind that is not carried there: no TCP, UDP or ping, or a fragment.
+    Uncarried,
+    /// It came from a host outside for the instance. Not one that the instance has sent.
+    Returned,
 }
 
-const FATES: usize = Fate::Sent as usize + 1;
+const FATES: usize = Fate::Returned as usize + 1;
 
 /// The word for each fate in reports, in the order of the fates.
 const WORDS: [&str; FATES] = [
@@ -53,6 +61,10 @@ const WORDS: [&str; FATES] = [
     "duplicated",
     "corrupted",
     "handed_over",
+    "outside",
+    "denied",
+    "uncarried",
+    "from_outside",
 ];
 
 /// Counts of packets by fate, at one moment.

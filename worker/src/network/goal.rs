@@ -45,6 +45,8 @@ pub(super) enum Goal {
     Here(Arc<Port>),
     /// To another worker.
     Away(Arc<Stream>),
+    /// From this interface to a host outside the data network.
+    Outside(Arc<Port>),
 }
 
 /// The pairs of one sender whose destination is on another worker.
@@ -56,14 +58,14 @@ impl Goal {
     pub(super) fn turn(&self, now: Duration, length: usize) -> Turn {
         match self {
             Self::Here(port) => port.download.turn(now, length),
-            Self::Away(_) => Turn::Now,
+            Self::Away(_) | Self::Outside(_) => Turn::Now,
         }
     }
 
     /// When a packet must be handed over that is due at `due` and left at `departure`.
     pub(super) fn hand_over_at(&self, due: Duration, departure: Duration) -> Duration {
         match self {
-            Self::Here(_) => due,
+            Self::Here(_) | Self::Outside(_) => due,
             Self::Away(stream) => stream.send_at(due, departure),
         }
     }
@@ -78,6 +80,7 @@ impl Goal {
             },
             Self::Away(stream) if stream.send(bytes) => Fate::Sent,
             Self::Away(_) => Fate::NotTaken,
+            Self::Outside(port) => port.gate.leave(port, bytes),
         }
     }
 }

@@ -17,9 +17,10 @@
 //! switch     the default network: its control side
 //! plane      its data plane, one thread each
 //! thread     such a thread seen from outside
-//! goal       where a packet goes: an interface, or another worker
+//! goal       where a packet goes: an interface, another worker, or outside
 //! overlay    between workers
 //! probe      asks instances how the network treats them
+//! egress     to hosts outside the data network
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -33,6 +34,7 @@ use groundswell_common::ids::{Attempt, InstanceId, RunId};
 use groundswell_common::link::{LinkShape, NetworkConfig};
 use ipnet::Ipv4Net;
 use links::Links;
+use egress::Grant;
 use overlay::{Others, UnderlayCounts};
 
 pub use groundswell_common::addresses;
@@ -40,6 +42,7 @@ pub use groundswell_common::addresses;
 pub mod counters;
 mod device;
 mod download;
+pub mod egress;
 mod goal;
 pub mod jitter;
 pub mod links;
@@ -208,6 +211,19 @@ pub trait Network: Send + Sync {
         instance: InstanceId,
         config: &NetworkConfig,
     ) -> Result<Vec<String>, NetworkError>;
+
+    /// Says what an instance may reach outside the data network, at so many bits per second each way, until its
+    /// own configuration says otherwise. Needs [`Caps::egress`] unless it is nothing.
+    async fn permit(
+        &self,
+        run: &RunId,
+        instance: InstanceId,
+        grant: Grant,
+        rate_bps: u64,
+    ) -> Result<(), NetworkError> {
+        let _ = (run, instance, rate_bps);
+        if grant.is_open() { Err(egress::unsupported()) } else { Ok(()) }
+    }
 
     /// The address an instance has at this moment.
     async fn address(&self, run: &RunId, instance: InstanceId) -> Option<Ipv4Addr>;

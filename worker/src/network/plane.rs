@@ -15,6 +15,7 @@ use std::time::Duration;
 use groundswell_common::fidelity::NetworkReport;
 use groundswell_common::ids::InstanceId;
 use groundswell_common::link::Filter;
+use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 use super::counters::{Counters, Fate};
 use super::download::Download;
 use super::download::Turn;
+use super::egress::gate::Gate;
 use super::goal::{Goal, Holder, Streams};
 use super::links::Links;
 use super::overlay::peer::Away;
@@ -54,6 +56,8 @@ pub(super) const WAKE: u64 = u64::MAX;
 const GATEWAY: u32 = u32::MAX;
 /// Added to an instance's number in a pair for what only probes; no instance has such a number.
 const PROBES: u32 = 1 << 31;
+/// The number of all hosts outside the data network in a pair.
+const OUTSIDE: u32 = u32::MAX - 1;
 
 /// An instance's interface, known to every thread.
 #[derive(Debug)]
@@ -67,12 +71,14 @@ pub(super) struct Port {
     pub(super) counters: Counters,
     /// What it receives passes here.
     pub(super) download: Download,
+    /// What it may reach outside the data network.
+    pub(super) gate: Gate,
     /// Bytes it has sent that wait for their time.
     waiting: AtomicUsize,
 }
 
 impl Port {
-    pub(super) fn new(token: u64, instance: InstanceId, device: OwnedFd) -> Self {
+    pub(super) fn new(token: u64, instance: InstanceId, device: OwnedFd, gate: Gate) -> Self {
         Self {
             token,
             instance,
@@ -80,6 +86,7 @@ impl Port {
             present: AtomicBool::new(true),
             counters: Counters::default(),
             download: Download::default(),
+            gate,
             waiting: AtomicUsize::new(0),
         }
     }
@@ -95,6 +102,7 @@ pub(super) struct RunFacts {
     /// Names the run in the data plane.
     pub(super) key: u64,
     pub(super) seed: u64,
+    pub(super) subnet: Ipv4Net,
     pub(super) gateway: Ipv4Addr,
     pub(super) broadcast: Ipv4Addr,
 }
@@ -412,7 +420,9 @@ impl Sender {
         let header = self.admit(run, packet)?;
         let to_gateway = header.destination == run.facts.gateway;
         let holder = run.by_address.get(&header.destination).filter(|_| !to_gateway);
-        let number = holder.map_or(GATEWAY, Holder::instance);
+        let outside = !run.facts.subnet.contains(&header.destination);
+        let nobody = if outside { OUTSIDE } else { GATEWAY };
+        let number = holder.map_or(nobody, Holder::instance);
         let path = run.links.path(self.port.instance.0, number);
         let (rule, lane) = self.rules.find(header.destination);
         let filter = path.filter(rule);
@@ -432,6 +442,13 @@ impl Sender {
         let to = match holder {
             Some(holder) => holder.goal(&mut self.streams, &self.port),
             None if to_gateway => Goal::Here(Arc::clone(&self.port)),
+            None if outside && self.port.gate.is_open() => Goal::Outside(Arc::clone(&self.port)),
+            None if outside => {
+                if let Some(error) = packet::prohibited(packet, run.facts.gateway) {
+                    let _ = unistd::write(&self.port.device, &error);
+                }
+                return Err(Fate::Denied);
+            }
             None => return Err(Fate::NoSuchAddress),
         };
         // Probes have a pair of their own, or they would change the fate of what the instance sends.

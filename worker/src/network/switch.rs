@@ -10,8 +10,8 @@
 //!
 //! IPv4 only, no broadcast and no multicast. `.0.1` of a run's subnet answers pings.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ use tracing::debug;
 
 use super::addresses::Addresses;
 use super::counters::Counts;
+use super::egress::gate::Gate;
+use super::egress::{self, Egress, Grant};
 use super::links::Links;
 use super::overlay::counters::Underlay;
 use super::overlay::end::End;
@@ -41,6 +43,7 @@ pub struct Switch {
     control: Mutex<Control>,
     threads: Vec<Thread>,
     overlay: Option<End>,
+    egress: Option<Egress>,
     /// All times of the data plane count from here.
     start: Instant,
 }
@@ -92,7 +95,7 @@ impl Switch {
             .map(|number| Thread::start(number, spin, start))
             .collect::<std::io::Result<_>>()
             .map_err(host("start the data plane"))?;
-        Ok(Self { control: Mutex::default(), threads, overlay: None, start })
+        Ok(Self { control: Mutex::default(), threads, overlay: None, egress: None, start })
     }
 
     /// Adds the way to other workers: binds `address`, whose port may be 0, and starts the thread that reads it.
@@ -103,6 +106,14 @@ impl Switch {
         let doing = format!("open the overlay on {address}");
         self.overlay = Some(End::start(address, self.start).map_err(host(&doing))?);
         Ok(self)
+    }
+
+    /// Adds the way to hosts outside the data network, which tasks of the current tokio runtime carry. No instance
+    /// reaches `protected`, servers of Groundswell's own.
+    #[must_use]
+    pub fn with_egress(mut self, protected: BTreeSet<Ipv4Addr>) -> Self {
+        self.egress = Some(Egress::start(self.start, protected));
+        self
     }
 
     /// Datagrams that came to the overlay and are damaged, none of ours, or of no run that is open here.
@@ -163,6 +174,12 @@ impl Switch {
                 "the run's workers are connected already".to_owned(),
             ));
         }
+        if let Some(egress) = &self.egress {
+            egress.protect(others.workers.iter().filter_map(|(worker, _)| match worker.ip() {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            }));
+        }
         let counts = Arc::new(Underlay::default());
         let links = Arc::new(overlay.links(others, &counts));
         let mut instances = BTreeMap::new();
@@ -204,7 +221,8 @@ impl Switch {
             return Err(NetworkError::Refused(format!("instance {instance} is attached already")));
         }
         run.addresses.claim(instance, address).map_err(refused)?;
-        let port = Arc::new(Port::new(token, instance, device));
+        let gate = self.egress.as_ref().map_or_else(|| Gate::new(None), Egress::gate);
+        let port = Arc::new(Port::new(token, instance, device, gate));
         port.download.limit(run.links.access(instance).download_bps);
         run.ports.insert(instance, Arc::clone(&port));
         run.rules.insert(instance, Rules::plain(run.links.access(instance).sends));
@@ -328,7 +346,7 @@ impl Network for Switch {
             bandwidth: true,
             impairment: true,
             rules: true,
-            egress: false,
+            egress: self.egress.is_some(),
             workers: self.overlay.is_some(),
         }
     }
@@ -367,7 +385,7 @@ impl Network for Switch {
             let (ports, rules, links) = Default::default();
             let opened = Run { key, addresses, ports, rules, others: None, links };
             control.runs.insert(run.clone(), opened);
-            self.tell(|_| Change::Open(RunFacts { key, seed, gateway, broadcast }))?
+            self.tell(|_| Change::Open(RunFacts { key, seed, subnet, gateway, broadcast }))?
         };
         done(answers).await
     }
@@ -405,13 +423,35 @@ impl Network for Switch {
         let answers = self.reshape(run, instance, config)?;
         done(answers).await?;
         let mut warnings = rules::warnings(config);
-        if config.routing_policy == RoutingPolicy::AllowAll {
+        let allow = config.routing_policy == RoutingPolicy::AllowAll;
+        if allow && self.egress.is_none() {
             warnings.push(
                 "Internet egress (routing_policy allow_all) is not available on this network: instances reach each other only"
                     .to_owned(),
             );
+        } else if let Some(port) = self.lock().run(run)?.ports.get(&instance) {
+            port.gate.change(|grant| grant.allow = allow);
         }
         Ok(warnings)
+    }
+
+    async fn permit(
+        &self,
+        run: &RunId,
+        instance: InstanceId,
+        grant: Grant,
+        rate_bps: u64,
+    ) -> Result<(), NetworkError> {
+        if self.egress.is_none() && grant.is_open() {
+            return Err(egress::unsupported());
+        }
+        let mut control = self.lock();
+        let Some(port) = control.run(run)?.ports.get(&instance) else {
+            return Err(NetworkError::Refused(format!("instance {instance} is not attached")));
+        };
+        port.gate.limit(rate_bps);
+        port.gate.change(|now| *now = grant);
+        Ok(())
     }
 
     async fn address(&self, run: &RunId, instance: InstanceId) -> Option<Ipv4Addr> {
@@ -450,6 +490,9 @@ impl Network for Switch {
             let key = run.key;
             (run, self.tell(|_| Change::Close { run: key }))
         };
+        for port in run.ports.values() {
+            port.gate.change(|grant| *grant = Grant::default());
+        }
         // A dead thread holds nothing that would have to be given back.
         if let Ok(answers) = answers {
             let _ = done(answers).await;

@@ -21,7 +21,11 @@ pub(crate) struct End {
 
 impl Pipe {
     pub(crate) fn new() -> Self {
-        let addresses = [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99, 0, 2)];
+        Self::between([Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99, 0, 2)])
+    }
+
+    /// With these addresses, of one /24.
+    pub(crate) fn between(addresses: [Ipv4Addr; 2]) -> Self {
         let pipe = Self { ends: [End::new(), End::new()], addresses };
         let other = pipe.ends[1].namespace.as_raw_fd();
         let other = format!("/proc/{}/fd/{other}", std::process::id());
@@ -31,6 +35,7 @@ impl Pipe {
             let (name, address) = (format!("wire{number}"), format!("{}/24", addresses[number]));
             end.command("ip", &["address", "add", &address, "dev", &name]);
             end.command("ip", &["link", "set", &name, "up"]);
+            end.command("ip", &["link", "set", "lo", "up"]);
         }
         pipe
     }

@@ -1,0 +1,183 @@
+//! The packets by which egress answers an instance. Pure.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    IpProtocol, Ipv4Packet, Ipv4Repr, TcpPacket, UDP_HEADER_LEN, UdpPacket, UdpRepr,
+};
+
+use crate::network::packet::{self, Ipv4Header};
+
+const HOP_LIMIT: u8 = 64;
+const ICMP_HEADER: usize = 8;
+const ECHO_REQUEST: u8 = 8;
+
+/// What an instance has sent, as far as it can be carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cargo {
+    /// A segment; whether it opens a connection.
+    Tcp { from: SocketAddrV4, to: SocketAddrV4, opens: bool },
+    /// A datagram, and where its payload lies in the packet.
+    Udp { from: SocketAddrV4, to: SocketAddrV4, payload: (usize, usize) },
+    /// A ping; the port of `from` is its identifier. Where the ICMP message lies in the packet.
+    Ping { from: SocketAddrV4, to: Ipv4Addr, message: (usize, usize) },
+}
+
+/// Looks what a packet carries. `None` is what egress does not: other protocols, fragments, packets cut short.
+pub(super) fn cargo(bytes: &[u8]) -> Option<Cargo> {
+    let header = packet::parse(bytes)?;
+    let more_fragments = bytes[6] & 0x20 != 0;
+    if header.later_fragment || more_fragments {
+        return None;
+    }
+    let body = &bytes[header.header_length..header.total_length];
+    let port = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
+    let ends = |from, to| {
+        (SocketAddrV4::new(header.source, from), SocketAddrV4::new(header.destination, to))
+    };
+    match IpProtocol::from(header.protocol) {
+        IpProtocol::Tcp => {
+            let segment = TcpPacket::new_checked(body).ok()?;
+            let (from, to) = ends(segment.src_port(), segment.dst_port());
+            let opens = segment.syn() && !segment.ack();
+            (from.port() != 0 && to.port() != 0).then_some(Cargo::Tcp { from, to, opens })
+        }
+        IpProtocol::Udp if body.len() >= UDP_HEADER_LEN => {
+            let (from, to) = ends(port(0), port(2));
+            let length = usize::from(port(4)).clamp(UDP_HEADER_LEN, body.len());
+            let start = header.header_length;
+            let payload = (start + UDP_HEADER_LEN, start + length);
+            (to.port() != 0).then_some(Cargo::Udp { from, to, payload })
+        }
+        IpProtocol::Icmp if body.len() >= ICMP_HEADER && body[0] == ECHO_REQUEST => {
+            let (from, _) = ends(port(4), 0);
+            let message = (header.header_length, header.total_length);
+            Some(Cargo::Ping { from, to: header.destination, message })
+        }
+        _ => None,
+    }
+}
+
+/// A datagram from outside for an instance; `None` when it is too long for a packet.
+pub(super) fn datagram(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Option<Vec<u8>> {
+    let udp = UdpRepr { src_port: from.port(), dst_port: to.port() };
+    let body = UDP_HEADER_LEN + payload.len();
+    let (mut bytes, header) = packet_of(*from.ip(), *to.ip(), IpProtocol::Udp, body)?;
+    udp.emit(
+        &mut UdpPacket::new_unchecked(&mut bytes[header..]),
+        &(*from.ip()).into(),
+        &(*to.ip()).into(),
+        payload.len(),
+        |place| place.copy_from_slice(payload),
+        &ChecksumCapabilities::default(),
+    );
+    Some(bytes)
+}
+
+/// An answer to a ping: the ICMP message of a ping socket, with the instance's own identifier.
+pub(super) fn ping_reply(from: Ipv4Addr, to: SocketAddrV4, message: &[u8]) -> Option<Vec<u8>> {
+    if message.len() < ICMP_HEADER || message[0] != 0 {
+        return None;
+    }
+    let (mut bytes, header) = packet_of(from, *to.ip(), IpProtocol::Icmp, message.len())?;
+    let body = &mut bytes[header..];
+    body.copy_from_slice(message);
+    body[4..6].copy_from_slice(&to.port().to_be_bytes());
+    body[2..4].fill(0);
+    let sum = !smoltcp::wire::checksum::data(body);
+    body[2..4].copy_from_slice(&sum.to_be_bytes());
+    Some(bytes)
+}
+
+/// An IPv4 packet with room for `length` bytes, and where they begin.
+fn packet_of(
+    from: Ipv4Addr,
+    to: Ipv4Addr,
+    next_header: IpProtocol,
+    length: usize,
+) -> Option<(Vec<u8>, usize)> {
+    let header =
+        Ipv4Repr { src_addr: from, dst_addr: to, next_header, payload_len: length, hop_limit: HOP_LIMIT };
+    let room = header.buffer_len();
+    u16::try_from(room + length).ok()?;
+    let mut bytes = vec![0; room + length];
+    header.emit(&mut Ipv4Packet::new_unchecked(&mut bytes), &ChecksumCapabilities::default());
+    Some((bytes, room))
+}
+
+/// The ICMP error for a packet whose destination an instance may not or cannot reach.
+pub(super) fn refusal(packet: &[u8], why: Refusal) -> Option<Vec<u8>> {
+    let Ipv4Header { destination, .. } = packet::parse(packet)?;
+    let mut error = packet::prohibited(packet, destination)?;
+    if why == Refusal::Unreachable {
+        // The code of an ICMP error, and its checksum: the codes differ by a number that the sum has to make up.
+        const CODE: usize = 21;
+        const HOST_UNREACHABLE: u8 = 1;
+        error[CODE] = HOST_UNREACHABLE;
+        error[CODE + 1..CODE + 3].fill(0);
+        let sum = !smoltcp::wire::checksum::data(&error[CODE - 1..]);
+        error[CODE + 1..CODE + 3].copy_from_slice(&sum.to_be_bytes());
+    }
+    Some(error)
+}
+
+/// Why a destination is not reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The instance may not.
+    Prohibited,
+    /// This host has no way there.
+    Unreachable,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use smoltcp::wire::Icmpv4Packet;
+
+    use super::*;
+
+    const INSIDE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(16, 0, 0, 2), 4000);
+    const OUTSIDE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 5), 53);
+
+    #[test]
+    fn a_datagram_is_understood_again() {
+        let bytes = datagram(OUTSIDE, INSIDE, b"hello").expect("it is short");
+        let udp = UdpPacket::new_checked(&bytes[20..]).expect("a datagram");
+        assert!(udp.verify_checksum(&(*OUTSIDE.ip()).into(), &(*INSIDE.ip()).into()));
+        let Some(Cargo::Udp { from, to, payload }) = cargo(&bytes) else { panic!("not understood") };
+        assert_eq!((from, to, &bytes[payload.0..payload.1]), (OUTSIDE, INSIDE, &b"hello"[..]));
+        assert_eq!(datagram(OUTSIDE, INSIDE, &[0; 65_530]), None);
+    }
+
+    #[test]
+    fn a_ping_is_answered_with_the_identifier_of_whoever_asked() {
+        let reply = ping_reply(*OUTSIDE.ip(), INSIDE, &[0, 0, 9, 9, 7, 7, 0, 1, b'x']).expect("fits");
+        let icmp = Icmpv4Packet::new_checked(&reply[20..]).expect("a message");
+        assert!(icmp.verify_checksum());
+        assert_eq!(icmp.echo_ident(), INSIDE.port());
+        assert_eq!(ping_reply(*OUTSIDE.ip(), INSIDE, &[3, 0, 9, 9, 7, 7, 0, 1]), None);
+    }
+
+    #[test]
+    fn a_refusal_says_why() {
+        let bytes = datagram(INSIDE, OUTSIDE, b"hello").expect("it is short");
+        for (why, code) in [(Refusal::Prohibited, 10), (Refusal::Unreachable, 1)] {
+            let error = refusal(&bytes, why).expect("a datagram may be refused");
+            let icmp = Icmpv4Packet::new_checked(&error[20..]).expect("a message");
+            assert!(icmp.verify_checksum());
+            assert_eq!(icmp.msg_code(), code);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_may_come_out_of_a_device(mut bytes in prop::collection::vec(any::<u8>(), 20..90), protocol in 0_u8..20) {
+            bytes[0] = 0x45;
+            bytes[2..4].copy_from_slice(&u16::try_from(bytes.len()).expect("short").to_be_bytes());
+            bytes[9] = protocol;
+            let _ = (cargo(&bytes), refusal(&bytes, Refusal::Unreachable));
+        }
+    }
+}
