@@ -88,6 +88,7 @@ mod tests {
             profiles: map(&[("cpu", "x")]),
             env: map(&[("B", "group"), ("TEST_RUN", "forged")]),
             resources: Resources::default(),
+            egress: Default::default(),
         };
         Assignment {
             run: "c8k3vmlrirtj2p8lcec0".parse().expect("a valid id"),

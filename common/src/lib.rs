@@ -10,6 +10,7 @@ pub mod composition;
 pub mod diagnostic;
 mod document;
 pub mod duration;
+pub mod egress;
 pub mod fidelity;
 pub mod ids;
 pub mod instance_env;

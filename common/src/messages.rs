@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::egress::{ExposedPort, GroupEgress};
 use crate::fidelity::NetworkReport;
 use crate::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use crate::network::{NetworkPlan, OverlaySecret};
@@ -102,6 +103,9 @@ pub struct GroupSpec {
     /// Limits of each instance.
     #[serde(default)]
     pub resources: Resources,
+    /// What its instances may reach outside the data network.
+    #[serde(default, skip_serializing_if = "GroupEgress::is_empty")]
+    pub egress: GroupEgress,
 }
 
 /// Consecutive instances of one group.
@@ -127,7 +131,7 @@ pub struct RunOptions {
     pub exposed_ports: BTreeMap<String, String>,
     /// Resource limits as Docker writes them, `nofile=1048576:1048576`.
     pub ulimits: Vec<String>,
-    /// Hosts outside the data network that instances may reach.
+    /// Hosts outside the data network that all instances reach, whatever else they may.
     pub additional_hosts: Vec<String>,
     /// Keep instances' containers after the run, for a look inside.
     pub keep_containers: bool,
@@ -445,6 +449,11 @@ pub enum ShareEvent {
     Warning {
         /// What.
         text: String,
+    },
+    /// Ports of the share's instances are reached from outside. Told once, before [`Self::Prepared`].
+    Exposed {
+        /// Which, and where.
+        ports: Vec<ExposedPort>,
     },
     /// What the data network did to the share's packets. Told once, before [`Self::Collected`] or
     /// [`Self::CollectFailed`].

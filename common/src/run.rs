@@ -6,6 +6,7 @@ use std::fmt;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::egress::ExposedPort;
 use crate::fidelity::{Fidelity, NetworkReport};
 use crate::ids::{Attempt, InstanceId, RunId, WorkerId};
 use crate::messages::{GroupSpec, InstanceRange, Limits, RunOptions, RuntimeKind};
@@ -201,6 +202,9 @@ pub struct RunStatus {
     /// The first failures, for the summary: instance, group, number in group, end.
     #[serde(default)]
     pub failures: Vec<(InstanceId, String, u32, InstanceEnd)>,
+    /// The first ports of instances that are reached from outside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exposed: Vec<ExposedPort>,
     /// How true the data network was to its configuration, once its workers have measured that.
     #[serde(default)]
     pub network: Option<Fidelity>,

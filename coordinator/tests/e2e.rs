@@ -3,6 +3,8 @@
 
 #[path = "e2e/cluster.rs"]
 mod cluster;
+#[path = "e2e/egress.rs"]
+mod egress;
 #[path = "e2e/endings.rs"]
 mod endings;
 #[path = "e2e/harness.rs"]

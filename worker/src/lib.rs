@@ -12,6 +12,7 @@
 //! sync         the gateway instances talk to, and the log behind it
 //! runtime      makes instances: `docker`, `netns`
 //! network      carries packets between instances
+//! names        tells instances each other's addresses
 //! influx       takes the metrics that SDKs write
 //! ```
 
@@ -29,6 +30,7 @@ mod heartbeat;
 mod images;
 mod instance;
 mod logs;
+pub mod names;
 mod outputs;
 mod reap;
 mod report;

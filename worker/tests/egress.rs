@@ -199,6 +199,22 @@ fn the_host_itself_and_what_is_next_to_it_are_out_of_reach() {
 }
 
 #[test]
+fn another_run_on_the_same_worker_is_out_of_reach() {
+    on_a_host(async |world| {
+        let other = RunId::new(2);
+        let address = Ipv4Addr::new(16, 1, 0, 2);
+        world.switch.open(&other, "16.1.0.0/16".parse().expect("a subnet"), 1).await.expect("open");
+        let (instance, device) = Host::new(address);
+        let attachment = Attachment { run: other, instance: InstanceId(0), device, address };
+        world.switch.attach(attachment).await.expect("attached");
+        let _server = instance.enter(|| TcpListener::bind((address, 80)).expect("bound"));
+        world.refused_at_once(address, 80, ErrorKind::HostUnreachable);
+        world.permit(true, &["16.1.0.0/16"], 0).await;
+        world.refused_at_once(address, 80, ErrorKind::HostUnreachable);
+    });
+}
+
+#[test]
 fn a_named_host_is_reached_and_nothing_else() {
     on_a_host(async |world| {
         let _listener = world.listen();

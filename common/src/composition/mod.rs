@@ -7,6 +7,7 @@
 //! Parsing keeps what the file says. Defaults and precedence are decided when a run is resolved.
 
 mod builds;
+mod egress;
 mod merge;
 pub mod network;
 mod options;
@@ -25,6 +26,7 @@ use serde_json::{Map, Value};
 
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceFile};
 use crate::document::At;
+use crate::egress::GroupEgress;
 use crate::messages::{Resources, RunOptions, RuntimeKind};
 use crate::network::NetworkPlan;
 use crate::template::{self, Resources as Load};
@@ -200,6 +202,7 @@ pub(crate) struct Group {
     pub(crate) run: GroupRun,
     pub(crate) region: Option<At<String>>,
     pub(crate) link: ShapeWish,
+    pub(crate) egress: GroupEgress,
 }
 
 /// A run.
@@ -282,6 +285,8 @@ pub struct ResolvedGroup {
     pub profiles: BTreeMap<String, String>,
     /// Limits of each instance.
     pub resources: Resources,
+    /// What its instances may reach outside the data network.
+    pub egress: GroupEgress,
     /// Equal for groups that share a build; empty with an artifact.
     pub build_key: String,
 }

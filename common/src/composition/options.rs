@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::quantity;
+use super::{egress, quantity};
 use crate::messages::RunOptions;
 use crate::timing::OUTCOME_GRACE;
 
@@ -51,12 +51,19 @@ fn set(options: &mut Options, key: &str, value: &Value) -> Result<(), &'static s
     match key {
         "log_level" => options.run.log_level = value.as_str().ok_or("a text")?.to_owned(),
         "ulimits" => options.run.ulimits = list(value)?,
-        "additional_hosts" => options.run.additional_hosts = list(value)?,
+        "additional_hosts" => {
+            let hosts = list(value)?;
+            if !hosts.iter().all(|host| egress::is_host(host)) {
+                return Err("a list of host names, IPv4 addresses or IPv4 networks");
+            }
+            options.run.additional_hosts = hosts;
+        }
         "keep_containers" => options.run.keep_containers = value.as_bool().ok_or("a boolean")?,
         "exposed_ports" => {
             let ports = value.as_object().ok_or("a table of label to port")?;
             for (label, port) in ports {
-                let port = scalar(port).filter(|port| port.parse::<u16>().is_ok());
+                let is_port = |text: &String| text.parse::<u16>().is_ok_and(|port| port > 0);
+                let port = scalar(port).filter(is_port);
                 let port = port.ok_or("a table of label to port number")?;
                 options.run.exposed_ports.insert(label.clone(), port);
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     Composition, DEFAULT_RUN, Dependency, Global, Group, GroupRun, Instances, Run, RunGroup,
-    Source, Texts, network, quantity,
+    Source, Texts, egress, network, quantity,
 };
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceFile, suggest};
 use crate::document::{At, Data, Findings, Node, Table};
@@ -121,6 +121,7 @@ fn group(findings: &Findings, table: Table<'_>) -> Option<Group> {
         run: table.table("run").map(|table| group_run_table(findings, table)).unwrap_or_default(),
         region: table.text("region").filter(|region| !region.value.is_empty()),
         link: network::access(findings, &table),
+        egress: egress::read(findings, &table),
     };
     table.finish(STOCK);
     Some(group)

@@ -264,6 +264,7 @@ fn resolve_group(
         env: merge::texts(&layers.map(|layer| &layer.env)),
         profiles: merge::texts(&layers.map(|layer| &layer.profiles)),
         resources: merge::resources(&one.resources, &group.resources),
+        egress: group.egress.clone(),
         build_key: String::new(),
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::args::{Global, ProgressKind};
 use super::out::{Out, Paint, to_json};
-use super::summary::{took, totals};
+use super::summary::{exposed, took, totals};
 
 /// How many groups have a row of their own.
 const ROWS: usize = 8;
@@ -19,6 +19,7 @@ pub(crate) struct Progress {
     out: Out,
     view: View,
     warnings: usize,
+    exposed: usize,
 }
 
 enum View {
@@ -48,7 +49,7 @@ impl Progress {
                 View::Plain { phase: None, doing: String::new() }
             }
         };
-        Self { out, view, warnings: 0 }
+        Self { out, view, warnings: 0, exposed: 0 }
     }
 
     /// Shows the run's state.
@@ -75,6 +76,9 @@ impl Progress {
         let new: Vec<String> = status.warnings.iter().skip(self.warnings).cloned().collect();
         self.warnings = self.warnings.max(status.warnings.len());
         new.iter().for_each(|warning| self.warning(warning));
+        let new: Vec<String> = exposed(status).skip(self.exposed).collect();
+        self.exposed = self.exposed.max(status.exposed.len());
+        new.iter().for_each(|line| self.note(line.trim_start()));
     }
 
     /// Shows that nothing has changed for a while.

@@ -15,7 +15,7 @@ use super::live::{Stopped, Watch, Watched};
 use super::out::List;
 use super::progress::Progress;
 use super::submit::report;
-use super::summary::{called, elapsed_ms, headline, summary, took, totals};
+use super::summary::{called, elapsed_ms, exposed, headline, summary, took, totals};
 use super::{Done, Session, Trouble};
 
 pub(crate) async fn status(session: &Session, args: &args::Status) -> Done {
@@ -44,6 +44,7 @@ fn show(session: &Session, found: &Found) {
     if !status.doing.is_empty() {
         out.data(format_args!("  doing      {}", status.doing));
     }
+    exposed(status).for_each(|line| out.data(line));
     status.warnings.iter().for_each(|warning| out.data(format_args!("  warning    {warning}")));
     let headers = ["GROUP", "WANT", "READY", "RUNNING", "OK", "FAILED"];
     let rows = status.groups.iter().map(|(group, counts)| {

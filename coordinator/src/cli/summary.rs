@@ -1,5 +1,6 @@
 //! What is said about a run in words. Pure.
 
+use groundswell_common::egress::ExposedPort;
 use groundswell_common::ids::RunId;
 use groundswell_common::outcome::InstanceEnd;
 use groundswell_common::run::{GroupCounts, RunStatus, Verdict};
@@ -27,6 +28,7 @@ pub(crate) fn summary(out: &Out, status: &RunStatus) -> Vec<String> {
             .filter(|warning| **warning != status.reason)
             .map(|warning| format!("  {}    {warning}", out.paint(Paint::Warning, "warning"))),
     );
+    lines.extend(exposed(status));
     let kinds = kinds_of_failure(status);
     for (group, in_group, end, alike) in &kinds {
         lines.extend(failure(out, group, *in_group, end, *alike));
@@ -39,6 +41,14 @@ pub(crate) fn summary(out: &Out, status: &RunStatus) -> Vec<String> {
     }
     lines.extend(next(status));
     lines
+}
+
+/// Where ports of instances are, or were, reached from outside.
+pub(crate) fn exposed(status: &RunStatus) -> impl Iterator<Item = String> {
+    status.exposed.iter().map(|one| {
+        let ExposedPort { instance, label, port, address } = one;
+        format!("  exposed    {label} of i{instance} (port {port}) at {address}")
+    })
 }
 
 /// Verdict, name, time and what was run.
@@ -237,6 +247,7 @@ mod tests {
             reason: "2 of 100 instances failed".into(),
             warnings: vec!["worker w-07 was silent for 12 s".into()],
             failures: vec![(InstanceId(99), "home-nat".into(), 1, end)],
+            exposed: Vec::new(),
             network: None,
         }
     }

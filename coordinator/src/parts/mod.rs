@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use groundswell_common::api::{Refusal, SubmitRequest};
+use groundswell_common::egress::GroupEgress;
 use groundswell_common::ids::{Attempt, RunId, WorkerId};
 use groundswell_common::messages::{
     GroupSpec, ImageRef, Limits, Resources, RunOptions, RuntimeKind,
@@ -31,6 +32,8 @@ pub struct GroupOutline {
     pub env: BTreeMap<String, String>,
     /// Limits of each instance.
     pub resources: Resources,
+    /// What its instances may reach outside the data network.
+    pub egress: GroupEgress,
 }
 
 impl GroupOutline {
@@ -45,6 +48,7 @@ impl GroupOutline {
             profiles: self.profiles.clone(),
             env: self.env.clone(),
             resources: self.resources.clone(),
+            egress: self.egress.clone(),
         }
     }
 }

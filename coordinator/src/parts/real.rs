@@ -170,6 +170,7 @@ fn outline_of(group: ResolvedGroup) -> GroupOutline {
         profiles: group.profiles,
         env: group.env,
         resources: group.resources,
+        egress: group.egress,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use groundswell_common::egress::ExposedPort;
 use groundswell_common::fidelity::{self, Fidelity, NetworkReport};
 use groundswell_common::ids::{InstanceId, WorkerId};
 use groundswell_common::messages::InstanceRange;
@@ -25,6 +26,8 @@ pub struct Share {
     pub prepared: bool,
     /// Every instance was let go.
     pub started: bool,
+    /// Ports of its instances that are reached from outside.
+    pub exposed: Vec<ExposedPort>,
     /// What the worker has measured of the data network.
     pub network: Option<NetworkReport>,
     /// Where its outputs are listed, once they are stored.
@@ -46,6 +49,7 @@ impl Share {
             doing: String::new(),
             prepared: false,
             started: false,
+            exposed: Vec::new(),
             network: None,
             index: None,
             collect_failed: false,

@@ -271,6 +271,7 @@ impl Run {
                 self.broken(&format!("{reason} (worker {worker})"), fault_of_plan, out);
             }
             ShareEvent::Warning { text } => self.warn(text, Some(worker), out),
+            ShareEvent::Exposed { ports } => share.exposed = ports,
             // One that is repeated, or comes after the record was written, changes nothing.
             ShareEvent::Network { report } if !concluded => {
                 share.network.get_or_insert(report);

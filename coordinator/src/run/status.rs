@@ -1,5 +1,6 @@
 //! A run as people and programs see it.
 
+use groundswell_common::egress::ExposedPort;
 use groundswell_common::ids::WorkerId;
 use groundswell_common::run::{RunPhase, RunStatus};
 
@@ -7,6 +8,8 @@ use super::{Phase, Run};
 
 /// How many failures a status carries; the record has them all.
 const FAILURES: usize = 20;
+/// How many exposed ports a status carries; the workers' events have them all.
+const EXPOSED: usize = 200;
 
 impl Run {
     /// Its state, whole.
@@ -32,6 +35,7 @@ impl Run {
             reason: if over || self.cause.is_some() { reason } else { String::new() },
             warnings: self.warnings.clone(),
             failures: self.accounts.failures(FAILURES),
+            exposed: self.exposed().take(EXPOSED).cloned().collect(),
             // Until all have reported it would only be the part of it that is known by chance.
             network: self.is_collected().then(|| self.accounts.network()).flatten(),
         }
@@ -50,6 +54,10 @@ impl Run {
             status.doing = String::new();
         }
         status
+    }
+
+    fn exposed(&self) -> impl Iterator<Item = &ExposedPort> {
+        self.accounts.shares().iter().flat_map(|share| &share.exposed)
     }
 
     /// Whether nothing more is to come from its workers that would count.

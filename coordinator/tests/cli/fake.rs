@@ -78,6 +78,7 @@ pub(crate) fn submitted(n: usize) -> RunStatus {
         reason: String::new(),
         warnings: Vec::new(),
         failures: Vec::new(),
+        exposed: Vec::new(),
         network: None,
     }
 }

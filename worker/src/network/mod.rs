@@ -29,12 +29,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use egress::Grant;
 use groundswell_common::fidelity::NetworkReport;
 use groundswell_common::ids::{Attempt, InstanceId, RunId};
 use groundswell_common::link::{LinkShape, NetworkConfig};
 use ipnet::Ipv4Net;
 use links::Links;
-use egress::Grant;
 use overlay::{Others, UnderlayCounts};
 
 pub use groundswell_common::addresses;
@@ -223,6 +223,12 @@ pub trait Network: Send + Sync {
     ) -> Result<(), NetworkError> {
         let _ = (run, instance, rate_bps);
         if grant.is_open() { Err(egress::unsupported()) } else { Ok(()) }
+    }
+
+    /// Whether an instance may reach the Internet at this moment.
+    async fn reaches_internet(&self, run: &RunId, instance: InstanceId) -> bool {
+        let _ = (run, instance);
+        false
     }
 
     /// The address an instance has at this moment.

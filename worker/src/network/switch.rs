@@ -454,6 +454,12 @@ impl Network for Switch {
         Ok(())
     }
 
+    async fn reaches_internet(&self, run: &RunId, instance: InstanceId) -> bool {
+        let mut control = self.lock();
+        let port = control.run(run).ok().and_then(|run| run.ports.get(&instance));
+        port.is_some_and(|port| port.gate.reaches_internet())
+    }
+
     async fn address(&self, run: &RunId, instance: InstanceId) -> Option<Ipv4Addr> {
         self.lock().runs.get(run)?.addresses.of(instance)
     }

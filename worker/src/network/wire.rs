@@ -30,6 +30,12 @@ pub const SYNC_PORT: u16 = 5050;
 /// Where SDKs write their metrics, on loopback.
 pub const INFLUX_PORT: u16 = 8086;
 
+/// Where instances reach the resolver of names, on port 53.
+pub const NAMES_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+/// What `/etc/resolv.conf` says inside instances.
+pub const RESOLV_CONF: &str = "nameserver 127.0.0.11\n";
+const NAMES_PORT: u16 = 53;
+
 /// What to wire into a network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireSpec {
@@ -50,8 +56,19 @@ pub struct Wired {
     pub sync: OwnedFd,
     /// Listens on 127.0.0.1:8086 inside. Non-blocking.
     pub influx: OwnedFd,
-    /// A datagram socket of the namespace, for setting addresses later.
+    /// The resolver of names.
+    pub names: NameSockets,
+    /// A datagram socket of the namespace, for setting addresses and routes later.
     pub control: OwnedFd,
+}
+
+/// Where an instance asks for names: port 53 of [`NAMES_ADDRESS`] inside. Neither blocks.
+#[derive(Debug)]
+pub struct NameSockets {
+    /// For datagrams.
+    pub udp: OwnedFd,
+    /// Listens.
+    pub tcp: OwnedFd,
 }
 
 /// Wires the calling thread's network namespace.
@@ -69,8 +86,9 @@ pub fn wire(spec: &WireSpec) -> io::Result<Wired> {
     set_link(control.as_fd(), link)?;
     Ok(Wired {
         device: device.into(),
-        sync: listener(SYNC_PORT)?,
-        influx: listener(INFLUX_PORT)?,
+        sync: listener(Ipv4Addr::LOCALHOST, SYNC_PORT)?,
+        influx: listener(Ipv4Addr::LOCALHOST, INFLUX_PORT)?,
+        names: name_sockets()?,
         control,
     })
 }
@@ -95,9 +113,10 @@ pub fn wire_behind(
     let (router, device) = Router::new(nat.clone(), outside, spec.mtu)?;
     let here = File::open("/proc/thread-self/ns/net").map_err(refused())?;
     router.join(here.as_fd(), DATA_INTERFACE, address)?;
-    let sync = listener(SYNC_PORT).map_err(refused())?;
-    let influx = listener(INFLUX_PORT).map_err(refused())?;
-    Ok((Wired { device, sync, influx, control }, router))
+    let sync = listener(Ipv4Addr::LOCALHOST, SYNC_PORT).map_err(refused())?;
+    let influx = listener(Ipv4Addr::LOCALHOST, INFLUX_PORT).map_err(refused())?;
+    let names = name_sockets().map_err(refused())?;
+    Ok((Wired { device, sync, influx, names, control }, router))
 }
 
 /// Wires another network namespace, on a thread that ends in it, so that no other code ever runs there.
@@ -169,7 +188,14 @@ fn persist(device: BorrowedFd<'_>) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn listener(port: u16) -> io::Result<OwnedFd> {
+fn name_sockets() -> io::Result<NameSockets> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let udp = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
+    bind(udp.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(NAMES_ADDRESS, NAMES_PORT)))?;
+    Ok(NameSockets { udp, tcp: listener(NAMES_ADDRESS, NAMES_PORT)? })
+}
+
+fn listener(address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
     let listener = socket(
         AddressFamily::Inet,
         SockType::Stream,
@@ -177,7 +203,7 @@ fn listener(port: u16) -> io::Result<OwnedFd> {
         None,
     )?;
     setsockopt(&listener, sockopt::ReuseAddr, &true)?;
-    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let address = SocketAddrV4::new(address, port);
     bind(listener.as_raw_fd(), &SockaddrIn::from(address))?;
     listen(&listener, Backlog::MAXCONN)?;
     Ok(listener)

@@ -1,6 +1,7 @@
 //! The real parts, as far as this host has what they need.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,6 +57,7 @@ impl Parts {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let switch = Switch::new((cores / 2).clamp(1, MOST_SWITCH_THREADS))?;
         let switch = switch.with_overlay(overlay_address(config)?)?;
+        let switch = switch.with_egress(servers(config).await);
         Ok(Self {
             runtimes,
             notes,
@@ -75,6 +77,24 @@ fn overlay_address(config: &WorkerConfig) -> anyhow::Result<SocketAddr> {
     let address = overlay::address_towards(&config.bus.url)
         .context("failed to find the local address that reaches NATS: give --overlay-address")?;
     Ok(SocketAddr::new(address, 0))
+}
+
+/// Addresses of the servers this worker depends on, which no instance may reach. One that is not known at this
+/// moment is not left open by that: the worker would not run without it.
+async fn servers(config: &WorkerConfig) -> BTreeSet<Ipv4Addr> {
+    let nats = config.bus.url.split(',').map(|url| (url.trim().to_owned(), 4222));
+    let objects = config.objects.endpoint.iter().map(|url| (url.clone(), 443));
+    let mut addresses = BTreeSet::new();
+    for (url, port) in nats.chain(objects) {
+        match tokio::net::lookup_host(overlay::host_of(&url, port)).await {
+            Ok(found) => addresses.extend(found.filter_map(|address| match address {
+                SocketAddr::V4(address) => Some(*address.ip()),
+                SocketAddr::V6(_) => None,
+            })),
+            Err(err) => debug!(error = %err, "a server's address is not known"),
+        }
+    }
+    addresses
 }
 
 async fn runtime(

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Created, Instance, InstanceSpec, LinkState, Runtime, RuntimeError};
-use crate::network::wire::Wired;
+use crate::network::wire::{NameSockets, Wired};
 use crate::sync::LifecycleEvent;
 
 /// One step of an instance's script.
@@ -135,8 +135,13 @@ impl Runtime for FakeRuntime {
         let (stdout, stdout_writer) = pipe().map_err(failed)?;
         let (stderr, stderr_writer) = pipe().map_err(failed)?;
         let nothing = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(failed);
-        let wired =
-            Wired { device: nothing()?, sync: nothing()?, influx: nothing()?, control: nothing()? };
+        let wired = Wired {
+            device: nothing()?,
+            sync: nothing()?,
+            influx: nothing()?,
+            names: NameSockets { udp: nothing()?, tcp: nothing()? },
+            control: nothing()?,
+        };
         self.shared.record(id, Deed::Created);
         let instance = FakeInstance {
             id,

@@ -1,8 +1,8 @@
 //! What shares have in common with the worker, their tasks with each other, and what is said between them.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use groundswell_common::bus::Bus;
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::member::Order;
 use super::probes::Probes;
+use super::outside::{Outside, Way};
 use crate::events::EventLog;
 use crate::images::Images;
 use crate::parts::{Parts, ShareSync};
@@ -87,7 +88,7 @@ pub(crate) enum Note {
     /// What it is busy with.
     Doing(String),
     /// An instance is ready.
-    Ready { id: InstanceId, orders: mpsc::Sender<Order>, instance: Arc<dyn Instance> },
+    Ready { id: InstanceId, orders: mpsc::Sender<Order>, instance: Arc<dyn Instance>, way: Way },
     /// An instance was let go, or could not be: why, and whether the plan is the cause.
     LetGo { id: InstanceId, failed: Option<(String, bool)> },
     /// The barriers an instance waits in.
@@ -122,6 +123,8 @@ pub(crate) struct Context {
     pub(crate) end: CancellationToken,
     /// Ask how the network treats instances.
     pub(crate) probes: Probes,
+    /// What instances reach outside, once that is known.
+    pub(crate) outside: OnceLock<Outside>,
 }
 
 impl Context {

@@ -50,7 +50,12 @@ impl Supervisor {
                 self.doing = doing;
                 self.progress(true);
             }
-            Note::Ready { id, orders, instance } => self.on_ready(id, orders, instance),
+            Note::Ready { id, orders, instance, way } => {
+                self.on_ready(id, orders, instance);
+                if let Some(known) = self.known.get_mut(&id) {
+                    known.way = Some(way);
+                }
+            }
             Note::LetGo { id, failed } => self.on_let_go(id, failed),
             Note::Waiting { id, waiting } => {
                 if let Some(known) = self.known.get_mut(&id) {
@@ -199,6 +204,7 @@ impl Supervisor {
         let (context, notes) = (Arc::clone(&self.context), self.context.notes.clone());
         let Some(known) = self.known.get_mut(&id) else { return };
         let (Some(instance), Some(sync)) = (&known.instance, &self.sync) else { return };
+        let way = &mut known.way;
         let links = known.links.get_or_insert_with(|| {
             let (links, configs) = mpsc::channel(links::QUEUE);
             let assignment = &context.assignment;
@@ -215,6 +221,7 @@ impl Supervisor {
                     prefix: assignment.subnet.prefix_len(),
                 },
                 claims: Claims::of(&context.host, assignment),
+                way: way.take(),
             };
             self.effects.spawn(link.run(configs).in_current_span());
             links

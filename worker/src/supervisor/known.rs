@@ -7,6 +7,7 @@ use groundswell_common::messages::InstancePlace;
 use tokio::sync::mpsc;
 
 use super::member::Order;
+use super::outside::Way;
 use crate::instance::Fold;
 use crate::runtime::Instance;
 use crate::sync::LifecycleEvent;
@@ -18,6 +19,8 @@ pub(super) struct Known {
     pub(super) orders: Option<mpsc::Sender<Order>>,
     pub(super) instance: Option<Arc<dyn Instance>>,
     pub(super) links: Option<mpsc::Sender<NetworkConfig>>,
+    /// Its way outside, until somebody follows its configurations.
+    pub(super) way: Option<Way>,
     pub(super) let_go: bool,
     pub(super) ended: bool,
 }
@@ -30,6 +33,7 @@ impl Known {
             orders: None,
             instance: None,
             links: None,
+            way: None,
             let_go: false,
             ended: false,
         }

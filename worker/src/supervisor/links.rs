@@ -11,6 +11,7 @@ use tracing::debug;
 
 use super::Note;
 use super::claims::Claims;
+use super::outside::Way;
 use crate::network::{Network, NetworkError};
 use crate::parts::ShareSync;
 use crate::runtime::{Instance, LinkState};
@@ -36,6 +37,8 @@ pub(crate) struct Link {
     pub(crate) state: LinkState,
     /// Who decides about addresses, in a run that other workers take part in.
     pub(crate) claims: Option<Claims>,
+    /// The routes that lead out of the data network.
+    pub(crate) way: Option<Way>,
 }
 
 impl Link {
@@ -70,9 +73,14 @@ impl Link {
             address: self.address(config).await,
             prefix: self.state.prefix,
         };
-        if wanted != self.state {
+        let relinked = wanted != self.state;
+        if relinked {
             self.instance.set_link(wanted).await.map_err(|err| (Chain(&err).to_string(), false))?;
             self.state = wanted;
+        }
+        if let Some(way) = &mut self.way {
+            way.follow(config, relinked)
+                .map_err(|err| (format!("failed to set routes: {err}"), false))?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use groundswell_common::ids::{Epoch, InstanceId};
@@ -34,10 +34,12 @@ use crate::sync::SyncEvent;
 mod claims;
 mod collect;
 mod context;
+mod expose;
 mod hear;
 mod known;
 mod links;
 mod member;
+mod outside;
 mod phase;
 mod prepare;
 mod probes;
@@ -186,6 +188,7 @@ impl Supervisor {
                 servers: TaskTracker::new(),
                 end: CancellationToken::new(),
                 probes,
+                outside: OnceLock::new(),
             }),
             directive,
             notes,

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info_span, warn};
 
 use super::member::{Member, ORDERS};
+use super::outside::{Outside, Way};
 use super::{Context, Note};
 use crate::images::ImageError;
 use crate::logs::{LastLines, Stream};
@@ -48,7 +49,7 @@ pub(crate) struct Unprepared {
 }
 
 impl Unprepared {
-    fn host(reason: impl Into<String>) -> Self {
+    pub(super) fn host(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), fault_of_plan: false }
     }
 }
@@ -81,6 +82,7 @@ pub(crate) async fn prepare(
     let opened = abort.run_until_cancelled(open(&context)).await;
     let Some(sync) = opened.transpose()? else { return Err(aborted()) };
     create_all(&context, &sync, &abort).await?;
+    context.outside.get().inspect(|outside| outside.tell(&context));
     let ready = async {
         mark_started(&context)?;
         let ids: Vec<_> = context.assignment.instances().map(|place| place.id).collect();
@@ -108,6 +110,8 @@ async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
     if let Some(links) = Links::of(assignment) {
         network.relink(&assignment.run, Arc::new(links)).await?;
     }
+    // A share is opened once.
+    let _ = context.outside.set(Outside::open(context).await?);
     context.tell(Note::Doing("opening the sync log".to_owned())).await;
     let spec = SyncSpec {
         run: assignment.run.clone(),
@@ -246,7 +250,7 @@ async fn create(
         let created = context.runtime.create(spec).await?;
         connect(&context, &sync, place, labels, &directory, created).await
     };
-    let member = prepared.instrument(info_span!(parent: &span, "prepare")).await?;
+    let (member, way) = prepared.instrument(info_span!(parent: &span, "prepare")).await?;
     let (orders, inbox) = mpsc::channel(ORDERS);
     let instance = Arc::clone(&member.instance);
     context.host.count(1);
@@ -258,7 +262,7 @@ async fn create(
         }
         .instrument(span),
     );
-    context.tell(Note::Ready { id: place.id, orders, instance }).await;
+    context.tell(Note::Ready { id: place.id, orders, instance, way }).await;
     Ok(())
 }
 
@@ -270,7 +274,7 @@ async fn connect(
     labels: InstanceLabels,
     directory: &Path,
     created: Created,
-) -> Result<Member, Unprepared> {
+) -> Result<(Member, Way), Unprepared> {
     let assignment = &context.assignment;
     let instance: Arc<dyn Instance> = Arc::from(created.instance);
     context.probes.join(place.id, &created.wired);
@@ -280,12 +284,20 @@ async fn connect(
         device: created.wired.device,
         address: assignment.address(place.id),
     };
-    if let Err(err) = context.host.parts.network.attach(attachment).await {
-        if let Err(err) = instance.remove().await {
-            warn!(error = %Chain(&err), instance = %place.id, "instance not removed");
+    let outside = context.outside.get().expect("it is opened before instances are made");
+    let attached = async {
+        context.host.parts.network.attach(attachment).await?;
+        outside.admit(context, place, created.wired.names, &created.wired.control).await
+    };
+    let way = match attached.await {
+        Ok(way) => way,
+        Err(unprepared) => {
+            if let Err(err) = instance.remove().await {
+                warn!(error = %Chain(&err), instance = %place.id, "instance not removed");
+            }
+            return Err(unprepared);
         }
-        return Err(err.into());
-    }
+    };
     sync.serve(place.id, assignment.hostname(place.id), created.wired.sync).await;
     let source = MetricsSource { labels, file: directory.join("metrics.lp") };
     let host = &context.host;
@@ -308,7 +320,7 @@ async fn connect(
         };
         pumps.spawn(stream.pump(pipe));
     }
-    Ok(Member {
+    let member = Member {
         id: place.id,
         instance,
         pumps,
@@ -319,7 +331,8 @@ async fn connect(
         control: created.wired.control,
         running: false,
         over: false,
-    })
+    };
+    Ok((member, way))
 }
 
 /// Passes on what an instance prints about itself. The task is one of those that are waited for at its end.

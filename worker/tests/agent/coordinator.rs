@@ -131,6 +131,7 @@ impl Coordinator {
             | ShareEvent::Said { .. }
             | ShareEvent::Ended { .. }
             | ShareEvent::Network { .. }
+            | ShareEvent::Exposed { .. }
             | ShareEvent::Warning { .. } => None,
         };
         self.told().iter().filter_map(name).collect()

@@ -145,6 +145,7 @@ impl Stage {
                 profiles: BTreeMap::new(),
                 env: BTreeMap::new(),
                 resources: Resources::default(),
+                egress: Default::default(),
             }],
             network: NetworkPlan::default(),
             share: vec![InstanceRange { group: 0, first: InstanceId(0), first_in_group: 0, count }],

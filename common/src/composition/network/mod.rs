@@ -39,6 +39,7 @@ use schedule::EventWish;
 use selector::Selector;
 use shape::Of;
 pub(crate) use shape::ShapeWish;
+pub(super) use shape::bits_per_second;
 pub use trace::Trace;
 
 /// What a composition takes from other files, read and cut down to what it uses.

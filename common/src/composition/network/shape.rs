@@ -221,7 +221,7 @@ fn rate(findings: &Findings, table: &Table<'_>, key: &'static str) -> Option<u64
     clippy::cast_sign_loss,
     reason = "it is positive, and the cast saturates"
 )]
-pub(super) fn bits_per_second(text: &str) -> Option<u64> {
+pub(in crate::composition) fn bits_per_second(text: &str) -> Option<u64> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let number: f64 = text[..end].parse().ok()?;

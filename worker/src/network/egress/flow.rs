@@ -165,11 +165,9 @@ impl Inner {
     }
 
     fn deliver(&self, bytes: &[u8]) {
-        let fate = match Goal::Here(Arc::clone(&self.port)).deliver(bytes) {
-            Fate::Delivered => Fate::Returned,
-            other => other,
-        };
-        self.port.counters.count(fate);
+        let fate = Goal::Here(Arc::clone(&self.port)).deliver(bytes);
+        let came = fate == Fate::Delivered;
+        self.port.counters.count(if came { Fate::Returned } else { fate });
     }
 
     /// Whether the instance may reach `to` at this moment.

@@ -10,6 +10,10 @@ use smoltcp::wire::{
 use crate::network::packet::{self, Ipv4Header};
 
 const HOP_LIMIT: u8 = 64;
+/// Numbers of protocols.
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 const ICMP_HEADER: usize = 8;
 const ECHO_REQUEST: u8 = 8;
 
@@ -36,21 +40,21 @@ pub(super) fn cargo(bytes: &[u8]) -> Option<Cargo> {
     let ends = |from, to| {
         (SocketAddrV4::new(header.source, from), SocketAddrV4::new(header.destination, to))
     };
-    match IpProtocol::from(header.protocol) {
-        IpProtocol::Tcp => {
+    match header.protocol {
+        TCP => {
             let segment = TcpPacket::new_checked(body).ok()?;
             let (from, to) = ends(segment.src_port(), segment.dst_port());
             let opens = segment.syn() && !segment.ack();
             (from.port() != 0 && to.port() != 0).then_some(Cargo::Tcp { from, to, opens })
         }
-        IpProtocol::Udp if body.len() >= UDP_HEADER_LEN => {
+        UDP if body.len() >= UDP_HEADER_LEN => {
             let (from, to) = ends(port(0), port(2));
             let length = usize::from(port(4)).clamp(UDP_HEADER_LEN, body.len());
             let start = header.header_length;
             let payload = (start + UDP_HEADER_LEN, start + length);
             (to.port() != 0).then_some(Cargo::Udp { from, to, payload })
         }
-        IpProtocol::Icmp if body.len() >= ICMP_HEADER && body[0] == ECHO_REQUEST => {
+        ICMP if body.len() >= ICMP_HEADER && body[0] == ECHO_REQUEST => {
             let (from, _) = ends(port(4), 0);
             let message = (header.header_length, header.total_length);
             Some(Cargo::Ping { from, to: header.destination, message })
@@ -97,8 +101,13 @@ fn packet_of(
     next_header: IpProtocol,
     length: usize,
 ) -> Option<(Vec<u8>, usize)> {
-    let header =
-        Ipv4Repr { src_addr: from, dst_addr: to, next_header, payload_len: length, hop_limit: HOP_LIMIT };
+    let header = Ipv4Repr {
+        src_addr: from,
+        dst_addr: to,
+        next_header,
+        payload_len: length,
+        hop_limit: HOP_LIMIT,
+    };
     let room = header.buffer_len();
     u16::try_from(room + length).ok()?;
     let mut bytes = vec![0; room + length];
@@ -146,14 +155,17 @@ mod tests {
         let bytes = datagram(OUTSIDE, INSIDE, b"hello").expect("it is short");
         let udp = UdpPacket::new_checked(&bytes[20..]).expect("a datagram");
         assert!(udp.verify_checksum(&(*OUTSIDE.ip()).into(), &(*INSIDE.ip()).into()));
-        let Some(Cargo::Udp { from, to, payload }) = cargo(&bytes) else { panic!("not understood") };
+        let Some(Cargo::Udp { from, to, payload }) = cargo(&bytes) else {
+            panic!("not understood")
+        };
         assert_eq!((from, to, &bytes[payload.0..payload.1]), (OUTSIDE, INSIDE, &b"hello"[..]));
         assert_eq!(datagram(OUTSIDE, INSIDE, &[0; 65_530]), None);
     }
 
     #[test]
     fn a_ping_is_answered_with_the_identifier_of_whoever_asked() {
-        let reply = ping_reply(*OUTSIDE.ip(), INSIDE, &[0, 0, 9, 9, 7, 7, 0, 1, b'x']).expect("fits");
+        let reply =
+            ping_reply(*OUTSIDE.ip(), INSIDE, &[0, 0, 9, 9, 7, 7, 0, 1, b'x']).expect("fits");
         let icmp = Icmpv4Packet::new_checked(&reply[20..]).expect("a message");
         assert!(icmp.verify_checksum());
         assert_eq!(icmp.echo_ident(), INSIDE.port());
@@ -175,7 +187,8 @@ mod tests {
         #[test]
         fn any_bytes_may_come_out_of_a_device(mut bytes in prop::collection::vec(any::<u8>(), 20..90), protocol in 0_u8..20) {
             bytes[0] = 0x45;
-            bytes[2..4].copy_from_slice(&u16::try_from(bytes.len()).expect("short").to_be_bytes());
+            let length = u16::try_from(bytes.len()).expect("short");
+            bytes[2..4].copy_from_slice(&length.to_be_bytes());
             bytes[9] = protocol;
             let _ = (cargo(&bytes), refusal(&bytes, Refusal::Unreachable));
         }

@@ -76,6 +76,10 @@ impl Gate {
         });
     }
 
+    pub(in crate::network) fn reaches_internet(&self) -> bool {
+        self.grant.borrow().allow
+    }
+
     pub(super) fn grant(&self) -> Arc<Grant> {
         Arc::clone(&self.grant.borrow())
     }

@@ -76,13 +76,17 @@ pub fn address_towards(nats: &str) -> io::Result<IpAddr> {
     Err(failed)
 }
 
-fn local_address(url: &str) -> io::Result<IpAddr> {
+/// Host and port of a URL, which has this port when it names none.
+pub(crate) fn host_of(url: &str, port: u16) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let host = host.split('/').next().unwrap_or(host);
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let host = if has_port { host.to_owned() } else { format!("{host}:4222") };
-    let there = host.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
+    if has_port { host.to_owned() } else { format!("{host}:{port}") }
+}
+
+fn local_address(url: &str) -> io::Result<IpAddr> {
+    let there = host_of(url, 4222).to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
     let any: SocketAddr = match there {
         SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
         SocketAddr::V6(_) => ([0_u16; 8], 0).into(),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <state>/init-<digest>         the init process, shared by all containers
+//! <state>/resolv.conf           where names are asked for, as well
 //! <state>/held/<container>-N/   control (socket), stdout, stderr (pipes): mounted one by one
 //! ```
 
@@ -19,10 +20,13 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::network::wire::RESOLV_CONF;
+
 /// This worker's directories.
 #[derive(Debug)]
 pub(super) struct Here {
     init: PathBuf,
+    resolver: PathBuf,
     held: PathBuf,
 }
 
@@ -41,7 +45,9 @@ impl Here {
             fs::set_permissions(&part, Permissions::from_mode(0o555))?;
             fs::rename(&part, &file)?;
         }
-        Ok(Self { init: file, held: fs::canonicalize(held)? })
+        let resolver = file.with_file_name("resolv.conf");
+        fs::write(&resolver, RESOLV_CONF)?;
+        Ok(Self { init: file, resolver, held: fs::canonicalize(held)? })
     }
 
     /// A new directory for a container.
@@ -49,9 +55,10 @@ impl Here {
         tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&self.held)
     }
 
-    /// The mounts of the init process of a container that is held through `directory`, as Docker writes binds.
+    /// The mounts of the init process and the resolver of a container that is held through `directory`, as Docker writes binds.
     pub(super) fn mounts(&self, directory: &Path) -> Vec<String> {
         let mut mounts = vec![format!("{}:/.groundswell/init:ro", self.init.display())];
+        mounts.push(format!("{}:/etc/resolv.conf:ro", self.resolver.display()));
         for name in ["control", "stdout", "stderr"] {
             mounts.push(format!("{}/{name}:/.groundswell/{name}", directory.display()));
         }

@@ -70,7 +70,8 @@ pub(super) enum ToInit {
 /// What an instance tells its worker.
 #[derive(Debug, Serialize, serde::Deserialize)]
 pub(super) enum FromInit {
-    /// It is prepared. Carries the descriptors: device, sync, influx, control, stdout, stderr.
+    /// It is prepared. Carries the descriptors: device, sync, influx, the two of
+    /// the resolver, control, stdout, stderr.
     Ready { steps: Vec<(String, u32)>, notes: Vec<String> },
     /// It could not be prepared.
     Failed(Failure),

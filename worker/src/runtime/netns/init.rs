@@ -48,7 +48,8 @@ pub(super) fn live(channel: &OwnedFd, spec: &InitSpec, ground: &Ground) -> Resul
     };
     let Prepared { program, entrance, wired, output, steps, notes } = prepared;
     let control = wired.control.try_clone().doing("keep the control socket")?;
-    let given = [&wired.device, &wired.sync, &wired.influx, &wired.control, &output[0], &output[1]];
+    let Wired { device, sync, influx, names, control: socket } = &wired;
+    let given = [device, sync, influx, &names.udp, &names.tcp, socket, &output[0], &output[1]];
     let ready = FromInit::Ready { steps: steps.list, notes };
     send(channel.as_fd(), &ready, &given.map(AsRawFd::as_raw_fd)).doing("report readiness")?;
     drop((wired, output));

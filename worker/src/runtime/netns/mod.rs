@@ -30,7 +30,7 @@ use tracing::warn;
 
 use super::cgroup::Cgroups;
 use super::{Created, InstanceSpec, Runtime, RuntimeError};
-use crate::network::wire::Wired;
+use crate::network::wire::{NameSockets, Wired};
 use channel::{
     Failure, FromInit, Hello, Image, InitSpec, MAX_MESSAGE, make_room, receive, send_bytes,
 };
@@ -273,14 +273,16 @@ impl Runtime for NetnsRuntime {
         for note in notes {
             warn!(run = %spec.labels.run, instance = %spec.labels.instance, note, "instance differs from what was asked");
         }
-        let Ok([device, sync, influx, control, stdout, stderr]) = <[OwnedFd; 6]>::try_from(fds)
+        let Ok([device, sync, influx, udp, tcp, control, stdout, stderr]) =
+            <[OwnedFd; 8]>::try_from(fds)
         else {
             return Err(host(
                 "prepare the instance",
                 io::Error::other("too few descriptors can be open"),
             ));
         };
-        let wired = Wired { device, sync, influx, control };
+        let names = NameSockets { udp, tcp };
+        let wired = Wired { device, sync, influx, names, control };
         Ok(Created { instance: Box::new(instance), wired, stdout, stderr })
     }
 

@@ -17,6 +17,7 @@ use nix::unistd::{chdir, pivot_root};
 
 use super::channel::{Doing, Failure, Image, InitSpec};
 use super::sys::restrict_mount;
+use crate::network::wire::RESOLV_CONF;
 
 /// What instances see of the host besides `/etc`: its programs. Home directories, `/run`, `/var`, `/srv` stay hidden.
 const PROGRAMS: [&str; 10] =
@@ -107,6 +108,9 @@ impl Template {
         };
         tmpfs(&root.join("tmp"), TMP_OPTIONS)?;
         write_hosts(&root, spec)?;
+        if matches!(spec.image, Image::Root { .. }) {
+            bind_resolver(&self.root.join("etc/resolv.conf"), &root)?;
+        }
         bind(&spec.outputs, &root.join("outputs"), NO_DEVICES)?;
         bind(&spec.temp, &root.join("temp"), NO_DEVICES)?;
         // Read-only, so that no instance changes the kernel's settings, which belong to all.
@@ -156,11 +160,8 @@ pub(super) fn prepare_image(root: &Path) -> io::Result<()> {
     for name in ["dev", "etc", "outputs", "proc", "temp", "tmp"] {
         fs::create_dir_all(root.join(name))?;
     }
-    let hosts = root.join("etc/hosts");
-    if fs::symlink_metadata(&hosts).is_ok_and(|meta| !meta.is_file()) {
-        fs::remove_file(&hosts)?;
-    }
-    fs::OpenOptions::new().append(true).create(true).open(hosts).map(drop)
+    settle_file(&root.join("etc/hosts"))?;
+    settle_file(&root.join("etc/resolv.conf"))
 }
 
 fn tmpfs(at: &Path, options: &str) -> Result<(), Failure> {
@@ -199,6 +200,7 @@ fn fill_etc(etc: &Path) -> io::Result<()> {
     for name in ETC_DIRECTORIES {
         share(&Path::new("/etc").join(name), &etc.join(name))?;
     }
+    fs::write(etc.join("resolv.conf"), RESOLV_CONF)?;
     fs::write(etc.join("hosts"), "")
 }
 
@@ -221,6 +223,22 @@ fn fill_dev(dev: &Path) -> io::Result<()> {
     }
     // Shared memory lies in the instance's own `/tmp`, which spares a mount per instance.
     symlink("/tmp", dev.join("shm"))
+}
+
+/// Shows the resolver of the template in the files of a Docker image.
+fn bind_resolver(from: &Path, root: &Path) -> Result<(), Failure> {
+    let to = root.join("etc/resolv.conf");
+    // An image that was unpacked by an older version has none, and one that cannot be written to keeps its own.
+    let _own = settle_file(&to);
+    if to.is_file() { bind(from, &to, READ_ONLY | NO_DEVICES) } else { Ok(()) }
+}
+
+/// Makes a path an ordinary file.
+fn settle_file(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        fs::remove_file(path)?;
+    }
+    fs::OpenOptions::new().append(true).create(true).open(path).map(drop)
 }
 
 fn write_hosts(root: &Path, spec: &InitSpec) -> Result<(), Failure> {
