@@ -124,9 +124,9 @@ fn question(name: &str, kind: TYPE) -> Vec<u8> {
 fn read(bytes: &[u8]) -> (RCODE, Vec<Ipv4Addr>, bool) {
     let packet = Packet::parse(bytes).expect("an answer");
     assert_eq!(packet.id(), 77);
-    let addresses = packet.answers.iter().filter_map(|record| match &record.rdata {
-        RData::A(address) => Some(Ipv4Addr::from_bits(address.address)),
-        _ => None,
+    let addresses = packet.answers.iter().map(|record| {
+        let RData::A(address) = &record.rdata else { panic!("not an address: {record:?}") };
+        Ipv4Addr::from_bits(address.address)
     });
     (packet.rcode(), addresses.collect(), packet.has_flags(PacketFlag::TRUNCATION))
 }
@@ -166,6 +166,7 @@ fn assignment() -> Assignment {
         workers: Vec::new(),
         peers: Vec::new(),
         network_key: 0,
+        overlay_secret: None,
         options: RunOptions::default(),
         limits: Limits::default(),
         trace: BTreeMap::new(),
