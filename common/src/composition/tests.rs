@@ -312,3 +312,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_group_says_what_it_reaches_outside() {
+    let run = ok("[[groups]]\nid = \"a\"\ninstances.count = 2\n\
+        egress = { allow = true, rate = \"10Mbit\", hosts = [\"example.org\", \"10.1.0.0/16\"] }\n");
+    let egress = &run.groups[0].egress;
+    assert_eq!((egress.allow, egress.rate_bps), (true, Some(10_000_000)));
+    assert_eq!(egress.hosts, ["example.org", "10.1.0.0/16"]);
+    let wrong = err("[[groups]]\nid = \"a\"\ninstances.count = 2\n\
+        egress = { rate = \"fast\", hosts = [\"::1\"] }\n");
+    assert!(wrong.contains("`rate` is `fast`") && wrong.contains("`::1` is not a host"), "{wrong}");
+    let wrong = err("[global.run_config]\nadditional_hosts = [\"a b\"]\n\
+        [[groups]]\nid = \"a\"\ninstances.count = 2\n");
+    assert!(wrong.contains("`additional_hosts` must be a list of host names"), "{wrong}");
+}

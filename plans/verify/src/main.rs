@@ -48,7 +48,8 @@ async fn verify(client: &Client) -> Result<()> {
         }
     }
     let others: Vec<IpAddr> = peers.iter().flat_map(Peer::others).collect();
-    for (address, heard) in others.iter().zip(join_all(others.iter().map(|one| hello(*one))).await) {
+    for (address, heard) in others.iter().zip(join_all(others.iter().map(|one| hello(*one))).await)
+    {
         if heard.is_some_and(|other| other != data) {
             wrong.push(format!("{address} is reached beside the data network"));
         }
