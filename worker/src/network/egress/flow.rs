@@ -165,7 +165,7 @@ impl Inner {
     }
 
     fn deliver(&self, bytes: &[u8]) {
-        let fate = Goal::Here(Arc::clone(&self.port)).deliver(bytes);
+        let fate = give(&self.port, bytes);
         let came = fate == Fate::Delivered;
         self.port.counters.count(if came { Fate::Returned } else { fate });
     }
@@ -207,10 +207,15 @@ async fn at(when: Option<Instant>) {
     }
 }
 
+/// Gives a packet to the instance behind `port`.
+pub(super) fn give(port: &Arc<Port>, bytes: &[u8]) -> Fate {
+    Goal::Here(Arc::clone(port)).deliver(bytes)
+}
+
 /// Answers a packet of the instance behind `port` with an error, and counts it.
 pub(super) fn refuse(port: &Arc<Port>, packet: &[u8], why: Refusal) {
     if let Some(error) = frames::refusal(packet, why) {
-        Goal::Here(Arc::clone(port)).deliver(&error);
+        give(port, &error);
     }
     let fate = match why {
         Refusal::Prohibited => Fate::Denied,

@@ -35,12 +35,11 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use self::datagrams::Kind;
-use self::flow::{Inner, Shared, refuse};
+use self::flow::{Inner, Shared, give, refuse};
 use self::frames::Cargo;
 use self::gate::{Gate, Leaving};
 use super::NetworkError;
 use super::counters::Fate;
-use super::goal::Goal;
 use super::plane::Port;
 
 mod datagrams;
@@ -209,7 +208,7 @@ impl Router {
         stack.push(bytes);
         stack.poll(now);
         while let Some(answer) = stack.pop() {
-            Goal::Here(Arc::clone(port)).deliver(&answer);
+            give(port, &answer);
         }
         port.counters.count(Fate::NoSuchAddress);
     }
