@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::member::Order;
-use super::probes::Probes;
 use super::outside::{Outside, Way};
+use super::probes::Probes;
 use crate::events::EventLog;
 use crate::images::Images;
 use crate::parts::{Parts, ShareSync};
