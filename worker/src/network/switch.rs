@@ -330,6 +330,7 @@ impl Network for Switch {
             rules: true,
             egress: false,
             workers: self.overlay.is_some(),
+            paths: true,
         }
     }
 

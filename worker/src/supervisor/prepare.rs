@@ -99,8 +99,9 @@ async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
     std::fs::create_dir_all(&context.spool).map_err(|err| {
         Unprepared::host(format!("failed to create `{}`: {err}", context.spool.display()))
     })?;
+    let network = context.network();
+    network.check(&assignment.network).await?;
     fetch_images(context).await?;
-    let network = &context.host.parts.network;
     network.open(&assignment.run, assignment.subnet, assignment.seed).await?;
     if !assignment.peers.is_empty() {
         network.connect(&assignment.run, others(context)?).await?;
@@ -280,7 +281,7 @@ async fn connect(
         device: created.wired.device,
         address: assignment.address(place.id),
     };
-    if let Err(err) = context.host.parts.network.attach(attachment).await {
+    if let Err(err) = context.network().attach(attachment).await {
         if let Err(err) = instance.remove().await {
             warn!(error = %Chain(&err), instance = %place.id, "instance not removed");
         }
@@ -368,6 +369,7 @@ fn spec(context: &Context, place: InstancePlace, directory: &Path) -> InstanceSp
             address: assignment.address(place.id),
             prefix: assignment.subnet.prefix_len(),
             mtu: MTU,
+            data_path: assignment.network.data_path,
         },
         keep: assignment.options.keep_containers,
     }
