@@ -400,7 +400,7 @@ fn dropped(fidelity: &Fidelity) -> Vec<(Grade, String)> {
         (fidelity.no_memory, "packets were dropped because too many waited for their time"),
         (
             fidelity.interface_drops.unwrap_or(0),
-            "packets were dropped by instances' own interfaces: they sent faster than the switch reads",
+            "packets were dropped by instances' own interfaces: more came at once than they take",
         ),
     ];
     let all = (fidelity.packets + drops[1].0) as f64;

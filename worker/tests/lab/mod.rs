@@ -17,6 +17,8 @@ use groundswell_worker::network::switch::Switch;
 use groundswell_worker::network::wire::{WireSpec, wire_in};
 use groundswell_worker::network::{Attachment, Network};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use crate::host::Host;
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
@@ -25,6 +27,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 /// What must not happen has not happened within this.
 const NEVER: Duration = Duration::from_millis(200);
 pub(crate) const PORT: u16 = 4001;
+/// Room for what arrives while a test does something else, in bytes.
+const ROOM: usize = 8 << 20;
 
 /// A run with its instances, and a UDP socket of each.
 pub(crate) struct Net {
@@ -63,6 +67,7 @@ impl Net {
             self.network.attach(attachment).await.expect("attached");
             let socket = host.enter(|| UdpSocket::bind(("0.0.0.0", PORT)).expect("bound"));
             socket.set_read_timeout(Some(LIMIT)).expect("a limit");
+            setsockopt(&socket, sockopt::RcvBufForce, &ROOM).expect("root may");
             self.sockets.push(socket);
             self.hosts.push(host);
         }

@@ -9,6 +9,7 @@ use groundswell_common::network::{Action, NetworkPlan};
 use super::intervals;
 use super::links::Pair;
 use super::nftables;
+use super::steering::Steering;
 use super::tc::{self, MOST_DEVIATION, MOST_JITTER, MOST_LANES};
 use crate::network::nat::{NatError, nft};
 use crate::network::netlink::{Netlink, routing_socket};
@@ -150,10 +151,12 @@ fn try_all() -> Result<bool, String> {
         link.add_pair(&pair)?;
         let (index, _) = link.interface(pair.outer)?;
         let tried = try_queues(&link, index);
+        Steering::here()?.steer(pair.outer, 0)?;
         let rules = nftables::router() + &nftables::classes(pair.outer, &trial());
         Ok::<_, io::Error>((tried, nft::load(&rules)))
     });
-    let (queues, rules) = tried.map_err(|err| format!("no veth interface can be made ({err})"))?;
+    let (queues, rules) =
+        tried.map_err(|err| format!("no veth interface can be made and steered ({err})"))?;
     rules.map_err(|err| nft_refused(&err))?;
     queues.map_err(|err| format!("the kernel module sch_htb is missing ({err})"))
 }

@@ -16,6 +16,7 @@
 //! nftables   filters, and which class an address has         pure
 //! links      interfaces, addresses, routes, counters by netlink
 //! shaping    the queues of one interface
+//! steering   one core for each interface, which keeps packets in order
 //! run        the router of a run and the links of its instances
 //! ```
 
@@ -46,6 +47,7 @@ mod links;
 mod nftables;
 mod run;
 mod shaping;
+mod steering;
 mod tc;
 
 /// How long the kernel may take until packets pass a new interface.

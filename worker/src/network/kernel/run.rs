@@ -17,6 +17,7 @@ use super::intervals::{self, Interval};
 use super::links::{Counted, Pair};
 use super::nftables::{self, Pairs};
 use super::shaping::{Interface, Shaping};
+use super::steering::Steering;
 use super::tc;
 use crate::network::addresses::Addresses;
 use crate::network::links::Links;
@@ -46,6 +47,7 @@ const SETTINGS: [(&str, &str); 6] = [
 pub(super) struct Run {
     namespace: File,
     link: Netlink,
+    steering: Steering,
     subnet: Ipv4Net,
     addresses: Addresses,
     ports: BTreeMap<InstanceId, Port>,
@@ -88,12 +90,13 @@ impl Run {
             link.set_interface(LOOPBACK, true)?;
             link.add_address(LOOPBACK, addresses.gateway().into())?;
             link.drop_the_rest()?;
-            Ok(link)
+            Ok((link, Steering::here()?))
         });
-        let link = link.map_err(host("set up a router"))?;
+        let (link, steering) = link.map_err(host("set up a router"))?;
         let run = Self {
             namespace,
             link,
+            steering,
             subnet,
             addresses,
             ports: BTreeMap::new(),
@@ -147,6 +150,7 @@ impl Run {
         };
         self.link.add_pair(&pair)?;
         let (outer, _) = self.link.interface(&name)?;
+        self.steering.steer(&name, instance.0)?;
         let (inner, _) = inside.interface(DATA_INTERFACE)?;
         let port = Port {
             inside,
@@ -264,17 +268,20 @@ impl Run {
                 overrun += counted.drops;
             }
         }
-        let mut delivered = 0;
+        let (mut delivered, mut dropped) = (0, 0);
         for port in self.ports.values() {
             let stats = interfaces.get(&port.outer).copied().unwrap_or_default();
             delivered += stats.tx_packets;
+            // More came at once than the kernel's queue of a core takes.
+            dropped += stats.rx_dropped;
+            dropped += port.inside.interfaces()?.iter().map(|(_, end)| end.rx_dropped).sum::<u64>();
             let unshaped =
                 Counted { packets: stats.rx_packets, bytes: stats.rx_bytes, ..Counted::default() };
             for lane in port.sends.report(&port.inside, port.inner, unshaped)? {
                 report.merge(NetworkReport { lanes: vec![lane], ..NetworkReport::default() });
             }
         }
-        report.interface_drops = None;
+        report.interface_drops = Some(dropped);
         overrun += report.lanes.iter().map(|lane| lane.overrun).sum::<u64>();
         let lost = report.lanes.iter().map(|lane| lane.lost).sum();
         let fates = [
@@ -355,6 +362,12 @@ impl Run {
             return Ok(());
         }
         let new = port.download.is_none();
+        if new {
+            // What passes a queue may leave it on any core.
+            let steer = || Steering::here()?.steer(DATA_INTERFACE, instance.0);
+            namespace::inside(port.namespace.as_fd(), steer)
+                .map_err(host("keep packets to an instance in order"))?;
+        }
         let root = new.then(tc::root);
         for part in root.into_iter().chain(tc::rate_only(download_bps)) {
             self.link

@@ -193,8 +193,8 @@ fn queue_bytes(bandwidth_bps: u64) -> u32 {
 
 fn class_options(bandwidth_bps: u64) -> Vec<u8> {
     let rate = if bandwidth_bps == 0 { UNLIMITED } else { (bandwidth_bps / 8).max(1) };
-    // Two milliseconds: less would make HTB slower than it should be at high rates.
-    let burst = (rate / 500).max(1_600);
+    // Two packets, or two milliseconds: with less HTB is slower than it should be whenever it is woken late.
+    let burst = (rate / 500).max(3_000);
     // HTB counts tokens as time at the rate, in units of 64 ns.
     let ticks = (u128::from(burst) * 1_000_000_000 / u128::from(rate)) >> 6;
     let ticks = u32::try_from(ticks).unwrap_or(u32::MAX).max(1);
