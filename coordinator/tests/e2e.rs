@@ -7,6 +7,8 @@ mod cluster;
 mod endings;
 #[path = "e2e/harness.rs"]
 mod harness;
+#[path = "e2e/kernel.rs"]
+mod kernel;
 #[path = "e2e/leftovers.rs"]
 mod leftovers;
 #[path = "e2e/links.rs"]

@@ -16,7 +16,7 @@ use lab::{MS, Net, PORT, at, config, filtered, hears, silent};
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// A machine that is emulated is late by so much, now and then by more.
-const LATE: Duration = Duration::from_millis(15);
+const LATE: Duration = Duration::from_millis(25);
 /// After such a silence nothing comes any more.
 const SILENCE: Duration = Duration::from_secs(1);
 

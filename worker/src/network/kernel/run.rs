@@ -282,6 +282,10 @@ impl Run {
             }
         }
         report.interface_drops = Some(dropped);
+        if report.lanes.iter().any(|lane| lane.uncounted) {
+            let text = "the kernel does not count which packets it doubled or corrupted";
+            report.unseen.insert(text.to_owned());
+        }
         overrun += report.lanes.iter().map(|lane| lane.overrun).sum::<u64>();
         let lost = report.lanes.iter().map(|lane| lane.lost).sum();
         let fates = [
