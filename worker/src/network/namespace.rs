@@ -22,15 +22,15 @@ pub(super) fn fresh() -> io::Result<File> {
 }
 
 /// Does something in a namespace.
-pub(super) fn inside<T: Send, E: Send + From<io::Error>>(
+pub(super) fn inside<T: Send>(
     namespace: BorrowedFd<'_>,
-    act: impl FnOnce() -> Result<T, E> + Send,
-) -> Result<T, E> {
+    act: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
     on_thread(|| {
-        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
         act()
     })
-    .unwrap_or_else(|| Err(panicked().into()))
+    .unwrap_or_else(|| Err(panicked()))
 }
 
 /// Sets kernel settings of the calling thread's network namespace.

@@ -153,7 +153,7 @@ fn try_all() -> Result<bool, String> {
         let tried = try_queues(&link, index);
         Steering::here()?.steer(pair.outer, 0)?;
         let rules = nftables::router() + &nftables::classes(pair.outer, &trial());
-        Ok::<_, io::Error>((tried, nft::load(&rules)))
+        Ok((tried, nft::load(&rules)))
     });
     let (queues, rules) =
         tried.map_err(|err| format!("no veth interface can be made and steered ({err})"))?;

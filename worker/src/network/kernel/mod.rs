@@ -39,7 +39,7 @@ use self::run::Run;
 use super::links::Links;
 use super::overlay::Others;
 use super::thread::host;
-use super::{Attachment, Caps, Network, NetworkError, rules};
+use super::{Attachment, Caps, Expected, Network, NetworkError, rules};
 
 mod can;
 mod intervals;
@@ -183,6 +183,12 @@ impl Network for Kernel {
 
     async fn address(&self, run: &RunId, instance: InstanceId) -> Option<Ipv4Addr> {
         self.within(run, move |run| Ok(run.address(instance))).await.ok()?
+    }
+
+    fn expected(&self, run: &RunId, from: InstanceId, to: InstanceId) -> Option<Expected> {
+        let run = self.runs().get(run).map(Arc::clone)?;
+        // While the network is being changed nothing is expected of it.
+        run.try_lock().ok()?.expected(from, to)
     }
 
     async fn report(&self, run: &RunId) -> Option<NetworkReport> {

@@ -25,7 +25,7 @@ use crate::network::nat::nft;
 use crate::network::netlink::{Netlink, routing_socket};
 use crate::network::thread::host;
 use crate::network::wire::DATA_INTERFACE;
-use crate::network::{NetworkError, namespace};
+use crate::network::{Expected, NetworkError, namespace};
 
 /// Largest packet of a link, in bytes.
 const MTU: u16 = 1500;
@@ -127,9 +127,13 @@ impl Run {
         })?;
         self.ports.insert(instance, port);
         let links = Arc::clone(&self.links);
-        self.shape(instance)?;
-        self.limit(instance, links.access(instance).download_bps)?;
-        self.set_carrier(instance, links.has_carrier(instance))
+        self.shape(instance)
+            .and_then(|()| self.limit(instance, links.access(instance).download_bps))
+            .and_then(|()| self.set_carrier(instance, links.has_carrier(instance)))
+            .inspect_err(|_| {
+                self.ports.remove(&instance);
+                self.addresses.release(instance);
+            })
     }
 
     fn connect(
@@ -246,11 +250,30 @@ impl Run {
         self.addresses.of(instance)
     }
 
+    /// What is configured for a packet from one instance to another; absent when it does not pass.
+    pub(super) fn expected(&self, from: InstanceId, to: InstanceId) -> Option<Expected> {
+        let (sender, receiver) = (self.ports.get(&from)?, self.ports.get(&to)?);
+        if ![sender, receiver].iter().all(|port| port.up && port.carrier) {
+            return None;
+        }
+        let address = receiver.address;
+        let ruled = sender.filters.iter().find(|one| one.first <= address && address <= one.last);
+        let path = self.links.path(from.0, to.0);
+        if path.filter(ruled.map(|one| one.ruled.filter)) != Filter::Accept {
+            return None;
+        }
+        let shape = match ruled.map_or(0, |one| one.ruled.lane) {
+            0 => sender.default,
+            lane => *intervals::lanes(&sender.rules).nth(lane - 1)?,
+        };
+        let limited = self.links.access(to).download_bps > 0;
+        Some(Expected::of(address, &[shape], limited))
+    }
+
     /// What the kernel has counted.
     pub(super) fn report(&self) -> Result<NetworkReport, NetworkError> {
-        let listed = namespace::inside(self.namespace.as_fd(), || {
-            Ok::<_, io::Error>(nft::counters("inet groundswell"))
-        });
+        let listed =
+            namespace::inside(self.namespace.as_fd(), || Ok(nft::counters("inet groundswell")));
         let listed = listed.map_err(host("enter the namespace of a router"))?;
         let (filtered, rejected) =
             listed.ok().and_then(|json| nftables::counters(&json)).unwrap_or_default();
@@ -447,7 +470,7 @@ fn load(namespace: &impl std::os::fd::AsFd, rules: &str) -> Result<(), NetworkEr
     if rules.is_empty() {
         return Ok(());
     }
-    let loaded = namespace::inside(namespace.as_fd(), || Ok::<_, io::Error>(nft::load(rules)));
+    let loaded = namespace::inside(namespace.as_fd(), || Ok(nft::load(rules)));
     let loaded = loaded.map_err(host("enter a network namespace"))?;
     loaded.map_err(|err| can::refuse("filter packets", &format!("{}, or ", can::nft_refused(&err))))
 }
