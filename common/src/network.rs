@@ -16,6 +16,28 @@ pub const MOST_CLASSES: usize = 250;
 /// As many firings as a schedule may have.
 pub const MOST_FIRINGS: usize = 4000;
 
+/// What carries the packets of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataPath {
+    /// The worker's switch.
+    #[default]
+    Switch,
+    /// The kernel: routing, HTB, netem and nftables.
+    Kernel,
+}
+
+impl DataPath {
+    /// The word used in every file and output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Switch => "switch",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
 /// What a composition says about the data network. The default says nothing.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -31,6 +53,13 @@ pub struct NetworkPlan {
     pub schedule: Vec<Firing>,
     /// Whether packets between workers are encrypted.
     pub encrypt: bool,
+    /// What carries the packets.
+    #[serde(skip_serializing_if = "is_default")]
+    pub data_path: DataPath,
+}
+
+fn is_default(path: &DataPath) -> bool {
+    *path == DataPath::default()
 }
 
 /// What the workers of one attempt of a run know and nobody else does. It is never shown.
@@ -139,6 +168,9 @@ impl NetworkPlan {
         }
         if self.encrypt {
             parts.push("encrypted between workers".to_owned());
+        }
+        if self.data_path == DataPath::Kernel {
+            parts.push("over the kernel's data path".to_owned());
         }
         Some(parts.join(", "))
     }

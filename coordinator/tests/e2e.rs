@@ -9,6 +9,8 @@ mod egress;
 mod endings;
 #[path = "e2e/harness.rs"]
 mod harness;
+#[path = "e2e/kernel.rs"]
+mod kernel;
 #[path = "e2e/leftovers.rs"]
 mod leftovers;
 #[path = "e2e/links.rs"]

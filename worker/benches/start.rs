@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::messages::{ImageKind, ImageRef, Resources};
+use groundswell_common::network::DataPath;
 use groundswell_common::objects::file_digest;
 use groundswell_worker::network::wire::WireSpec;
 use groundswell_worker::runtime::docker::{DockerConfig, DockerRuntime};
@@ -166,7 +167,12 @@ fn spec(image: &ImageRef, dir: &Path, number: u32) -> anyhow::Result<InstanceSpe
         hosts: BTreeMap::from([("testground-sync-service".to_owned(), Ipv4Addr::LOCALHOST)]),
         resources: Resources { pids: Some(100), memory_bytes: Some(64 << 20), cpu_cores: None },
         ulimits: Vec::new(),
-        wire: WireSpec { address: Ipv4Addr::from(0x1000_0002 + number), prefix: 16, mtu: 1500 },
+        wire: WireSpec {
+            address: Ipv4Addr::from(0x1000_0002 + number),
+            prefix: 16,
+            mtu: 1500,
+            data_path: DataPath::Switch,
+        },
         keep: false,
     })
 }

@@ -18,6 +18,7 @@ use bollard::{Docker, body_full};
 use futures::{StreamExt as _, TryStreamExt as _};
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::messages::{ImageKind, ImageRef, Resources};
+use groundswell_common::network::DataPath;
 use groundswell_common::objects::file_digest;
 use groundswell_worker::network::wire::WireSpec;
 use groundswell_worker::runtime::docker::{DockerConfig, DockerRuntime};
@@ -135,7 +136,7 @@ impl Bench {
             hosts: BTreeMap::from([("testground-sync-service".to_owned(), Ipv4Addr::LOCALHOST)]),
             resources: Resources::default(),
             ulimits: Vec::new(),
-            wire: WireSpec { address: ADDRESS, prefix: 16, mtu: 1500 },
+            wire: WireSpec { address: ADDRESS, prefix: 16, mtu: 1500, data_path: DataPath::Switch },
             keep: false,
         }
     }

@@ -129,8 +129,7 @@ fn apart(classes: [AccessLink; 2]) -> NetworkPlan {
         classes: classes.to_vec(),
         shapes: vec![LinkShape::default(), latency(MS * 20)],
         paths: vec![0, 1, 1, 0],
-        schedule: Vec::new(),
-        encrypt: false,
+        ..NetworkPlan::default()
     }
 }
 

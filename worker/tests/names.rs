@@ -15,7 +15,7 @@ use groundswell_common::link::{LinkShape, NetworkConfig, RoutingPolicy};
 use groundswell_common::messages::{
     Assignment, GroupSpec, ImageKind, ImageRef, Limits, Resources, RunOptions, RuntimeKind,
 };
-use groundswell_common::network::NetworkPlan;
+use groundswell_common::network::{DataPath, NetworkPlan};
 use groundswell_worker::names::directory::Directory;
 use groundswell_worker::names::{Known, Names};
 use groundswell_worker::network::switch::Switch;
@@ -49,7 +49,7 @@ impl Stage {
         switch.open(&run, assignment.subnet, 1).await.expect("open");
         let instance = Host::bare();
         let address = assignment.address(InstanceId(0));
-        let spec = WireSpec { address, prefix: 16, mtu: 1500 };
+        let spec = WireSpec { address, prefix: 16, mtu: 1500, data_path: DataPath::Switch };
         let wired = wire_in(instance.namespace.as_fd(), &spec).expect("wired");
         let attachment =
             Attachment { run: run.clone(), instance: InstanceId(0), device: wired.device, address };
@@ -222,7 +222,7 @@ async fn a_large_group_is_told_over_a_stream() {
     for instance in 1..=40 {
         let address = stage.assignment.address(InstanceId(instance));
         let host = Host::bare();
-        let spec = WireSpec { address, prefix: 16, mtu: 1500 };
+        let spec = WireSpec { address, prefix: 16, mtu: 1500, data_path: DataPath::Switch };
         let wired = wire_in(host.namespace.as_fd(), &spec).expect("wired");
         let run = stage.assignment.run.clone();
         let attachment =

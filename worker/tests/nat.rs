@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::link::{LinkShape, NetworkConfig, RoutingPolicy};
+use groundswell_common::network::DataPath;
 use groundswell_worker::network::nat::{
     NatError, NatKind, NatSpec, PortForward, Router, SpecRefused, Transport,
 };
@@ -507,7 +508,7 @@ async fn an_instance_is_wired_behind_a_nat_of_its_own() {
     let mut wan = Wan::new().await;
     let servers = wan.servers().await;
     let host = Host::bare();
-    let spec = WireSpec { address: at(20), prefix: 16, mtu: MTU };
+    let spec = WireSpec { address: at(20), prefix: 16, mtu: MTU, data_path: DataPath::Switch };
     let nat = home(NatKind::AddressRestricted);
     let wired = host.enter(|| wire_behind(&spec, &nat, inner(2)));
     let (wired, router) = wired.expect("wired");

@@ -213,6 +213,7 @@ async fn another_namespace_can_be_wired_from_here() {
         address: Ipv4Addr::new(16, 0, 0, 2),
         prefix: 16,
         mtu: 1400,
+        data_path: groundswell_common::network::DataPath::Switch,
     };
     let wired = groundswell_worker::network::wire::wire_in(std::os::fd::AsFd::as_fd(&netns), &spec);
     let shown = Command::new("nsenter")

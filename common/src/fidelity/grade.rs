@@ -1,6 +1,6 @@
 //! Compares what was configured with what was achieved, and says in one word how far to trust it. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub enum Grade {
     Exact,
     /// Deviations are smaller than what most tests look at.
     Good,
+    /// No deviation was seen, and the data network cannot see all there may be.
+    Unproven,
     /// Look at the reasons before you trust what the run has measured.
     Degraded,
 }
@@ -70,6 +72,7 @@ impl Grade {
             Self::Idle => "idle",
             Self::Exact => "exact",
             Self::Good => "good",
+            Self::Unproven => "unproven",
             Self::Degraded => "degraded",
         }
     }
@@ -183,6 +186,9 @@ pub struct Fidelity {
     pub probes: Option<ProbeFidelity>,
     /// Workers that did not report.
     pub unmeasured: Vec<WorkerId>,
+    /// What this kind of data network cannot measure, lateness among it; each a sentence.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unseen: BTreeSet<String>,
 }
 
 /// What was configured between instances, and what probes between them found.
@@ -205,6 +211,10 @@ impl Fidelity {
     #[must_use]
     pub fn line(&self) -> String {
         let late = &self.late;
+        if !self.unseen.is_empty() {
+            let packets = grouped(self.packets);
+            return format!("{} · {packets} packets · lateness not measured", self.grade);
+        }
         format!(
             "{} · {} packets · late p50 {} p99 {} max {}",
             self.grade,
@@ -245,6 +255,7 @@ pub fn judge(parts: &[(WorkerId, Option<&NetworkReport>)]) -> Option<Fidelity> {
         stalls_total: all.stalls.count(),
         probes: probed(&all.probes, joint_z(shares + 1)),
         unmeasured: unmeasured.map(|(worker, _)| worker.clone()).collect(),
+        unseen: all.unseen,
     };
     grade(&mut fidelity, all.stalls.longest);
     Some(fidelity)
@@ -296,7 +307,8 @@ fn compare(lane: &LaneReport, z: f64) -> LaneFidelity {
     let decided = lane.packets - (lane.filtered + lane.overrun).min(lane.packets);
     let passed = decided - lane.lost.min(decided);
     let share = |hits, count, pct: fn(&LinkShape) -> (f32, f32)| {
-        lane.shape.as_ref().and_then(|shape| share(hits, count, pct(shape), z))
+        let shape = lane.shape.as_ref().filter(|_| !lane.uncounted);
+        shape.and_then(|shape| share(hits, count, pct(shape), z))
     };
     LaneFidelity {
         what: lane.shape.as_ref().map_or_else(|| "all other shapes".to_owned(), describe),
@@ -355,6 +367,7 @@ fn grade(fidelity: &mut Fidelity, longest_stall: Duration) {
     }
     if fidelity.packets > 0 {
         found.push((Grade::Exact, String::new()));
+        found.extend(fidelity.unseen.iter().map(|text| (Grade::Unproven, text.clone())));
         found.extend(lateness(fidelity, longest_stall));
         found.extend(dropped(fidelity));
         fidelity.lanes.iter().for_each(|lane| found.extend(deviations(lane)));
@@ -387,7 +400,7 @@ fn dropped(fidelity: &Fidelity) -> Vec<(Grade, String)> {
         (fidelity.no_memory, "packets were dropped because too many waited for their time"),
         (
             fidelity.interface_drops.unwrap_or(0),
-            "packets were dropped by instances' own interfaces: they sent faster than the switch reads",
+            "packets were dropped by instances' own interfaces: more came at once than they take",
         ),
     ];
     let all = (fidelity.packets + drops[1].0) as f64;

@@ -3,7 +3,7 @@
 //! A worker counts in a [`NetworkReport`]; [`grade::judge`] compares the reports of a run with what was
 //! configured and gives the [`Fidelity`] that people and programs see. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub struct NetworkReport {
     pub interface_drops: Option<u64>,
     /// What probes between instances measured.
     pub probes: ProbeReport,
+    /// What this kind of data network cannot measure, each a sentence.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub unseen: BTreeSet<String>,
 }
 
 /// What happened to the packets that were treated by one shape, of all senders of a worker together.
@@ -67,6 +70,9 @@ pub struct LaneReport {
     pub late: Histogram,
     /// The times in which senders had more to send than the rate allows.
     pub busy: Busy,
+    /// Whether what became of packets by chance is not known in numbers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub uncounted: bool,
 }
 
 /// The times in which packets waited for their turn at a rate: only then it shows.
@@ -114,6 +120,7 @@ impl NetworkReport {
         }
         self.stalls.merge(other.stalls);
         self.probes.merge(&other.probes);
+        self.unseen.extend(other.unseen);
         self.interface_drops =
             self.interface_drops.zip(other.interface_drops).map(|(one, two)| one + two);
     }
@@ -153,6 +160,7 @@ impl LaneReport {
         self.busy.bytes += other.busy.bytes;
         self.busy.time += other.busy.time;
         self.busy.periods += other.busy.periods;
+        self.uncounted |= other.uncounted;
     }
 }
 

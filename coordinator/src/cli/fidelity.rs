@@ -41,7 +41,11 @@ pub(crate) fn details(network: &Fidelity) -> Vec<String> {
     let mut lines = vec!["network".to_owned()];
     for lane in network.lanes.iter().take(LANES) {
         lines.push(format!("  {}: {} packets", lane.what, grouped(lane.packets)));
-        lines.extend(lane_details(lane).into_iter().map(|line| format!("    {line}")));
+        lines.extend(
+            lane_details(lane, network.unseen.is_empty())
+                .into_iter()
+                .map(|line| format!("    {line}")),
+        );
     }
     if network.lanes.len() > LANES {
         let more = network.lanes.len() - LANES;
@@ -67,8 +71,9 @@ fn probes(probes: Option<&ProbeFidelity>) -> Vec<String> {
     lines
 }
 
-fn lane_details(lane: &LaneFidelity) -> Vec<String> {
-    let mut lines = vec![format!("late           {}", late(&lane.late))];
+fn lane_details(lane: &LaneFidelity, lateness: bool) -> Vec<String> {
+    let late = if lateness { late(&lane.late) } else { "not measured".to_owned() };
+    let mut lines = vec![format!("late           {late}")];
     let shares =
         [("loss", lane.loss), ("duplication", lane.duplication), ("corruption", lane.corruption)];
     for (word, share) in shares {
@@ -119,6 +124,7 @@ fn stalls(network: &Fidelity) -> String {
         format!("{length} at {at} on {worker}")
     });
     match network.stalls_total {
+        0 if !network.unseen.is_empty() => "not measured".to_owned(),
         0 => "none".to_owned(),
         total => format!("{total}: {}", listed.collect::<Vec<_>>().join(", ")),
     }
@@ -131,7 +137,7 @@ fn measured(count: Option<u64>) -> String {
 
 fn paint_of(grade: Grade) -> Paint {
     match grade {
-        Grade::Idle => Paint::Dim,
+        Grade::Idle | Grade::Unproven => Paint::Dim,
         Grade::Exact | Grade::Good => Paint::Good,
         Grade::Degraded => Paint::Warning,
     }

@@ -25,7 +25,7 @@ pub fn delay(shape: &LinkShape, draw: f64) -> Duration {
 }
 
 /// The deviation for a draw in [0, 1), in multiples of the jitter.
-fn deviation(distribution: Distribution, draw: f64) -> f64 {
+pub(super) fn deviation(distribution: Distribution, draw: f64) -> f64 {
     match distribution {
         Distribution::Uniform => 2.0 * draw - 1.0,
         Distribution::Normal => normal_quantile(draw),

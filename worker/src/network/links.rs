@@ -157,6 +157,26 @@ impl Links {
         place().and_then(|place| self.paths.get(place)).unwrap_or(&OPEN)
     }
 
+    /// The class of an instance.
+    #[must_use]
+    pub fn class_of(&self, instance: InstanceId) -> Option<usize> {
+        self.class(instance.0)
+    }
+
+    /// Every path that does something, by the classes of its ends.
+    pub fn paths(&self) -> impl Iterator<Item = ((usize, usize), &Path)> {
+        let classes = self.access.len().max(1);
+        let each = self.paths.iter().enumerate();
+        each.map(move |(at, path)| ((at / classes, at % classes), path))
+            .filter(|(_, path)| **path != OPEN)
+    }
+
+    /// Whether any access link has a limit on what it receives.
+    #[must_use]
+    pub fn limits_downloads(&self) -> bool {
+        self.access.iter().any(|access| access.link.download_bps > 0)
+    }
+
     /// The access link of an instance.
     #[must_use]
     pub fn access(&self, instance: InstanceId) -> AccessLink {
@@ -215,8 +235,7 @@ mod tests {
             classes: vec![AccessLink::default(); 2],
             shapes: vec![LinkShape::default(), latency(20)],
             paths: vec![0, 1, 1, 0],
-            schedule: Vec::new(),
-            encrypt: false,
+            ..NetworkPlan::default()
         };
         Links::new(&plan, [2, 2])
     }
@@ -283,8 +302,7 @@ mod tests {
                 classes: vec![AccessLink::default(); 4],
                 shapes: vec![latency(3)],
                 paths: vec![0; 16],
-                schedule: Vec::new(),
-                encrypt: false,
+                ..NetworkPlan::default()
             };
             let before = Links::new(&plan, [1, 2, 3, 4]);
             let numbered = (0_u16..).zip(&cuts);

@@ -21,6 +21,9 @@
 //! overlay    between workers
 //! probe      asks instances how the network treats them
 //! egress     to hosts outside the data network
+//! kernel     the other network: routers, HTB and netem of the kernel
+//! netlink    asks the kernel about the interfaces of a namespace
+//! namespace  makes network namespaces and does things in them
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -33,6 +36,7 @@ use egress::Grant;
 use groundswell_common::fidelity::NetworkReport;
 use groundswell_common::ids::{Attempt, InstanceId, RunId};
 use groundswell_common::link::{LinkShape, NetworkConfig};
+use groundswell_common::network::NetworkPlan;
 use ipnet::Ipv4Net;
 use links::Links;
 use overlay::{Others, UnderlayCounts};
@@ -45,8 +49,11 @@ mod download;
 pub mod egress;
 mod goal;
 pub mod jitter;
+pub mod kernel;
 pub mod links;
+mod namespace;
 pub mod nat;
+mod netlink;
 pub mod overlay;
 pub mod packet;
 mod plane;
@@ -74,6 +81,8 @@ pub struct Caps {
     pub egress: bool,
     /// Instances on other workers.
     pub workers: bool,
+    /// Shapes of the paths between groups.
+    pub paths: bool,
 }
 
 /// What a network could not do.
@@ -108,7 +117,7 @@ pub struct Attachment {
     pub run: RunId,
     /// The instance.
     pub instance: InstanceId,
-    /// The interface's device.
+    /// What [`wire`] made for this network: the device of the interface, or a routing socket.
     pub device: OwnedFd,
     /// Its address.
     pub address: Ipv4Addr,
@@ -162,6 +171,12 @@ impl Expected {
 pub trait Network: Send + Sync {
     /// What it can do.
     fn caps(&self) -> Caps;
+
+    /// Finds out whether it can do what a composition says of the network, before anything of the run is made.
+    async fn check(&self, plan: &NetworkPlan) -> Result<(), NetworkError> {
+        let _ = plan;
+        Ok(())
+    }
 
     /// Opens the network of a run.
     async fn open(&self, run: &RunId, subnet: Ipv4Net, seed: u64) -> Result<(), NetworkError>;

@@ -348,6 +348,7 @@ impl Network for Switch {
             rules: true,
             egress: self.egress.is_some(),
             workers: self.overlay.is_some(),
+            paths: true,
         }
     }
 

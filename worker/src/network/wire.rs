@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use groundswell_common::network::DataPath;
 use ipnet::Ipv4Net;
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
@@ -21,6 +22,7 @@ use nix::sys::socket::{
 use serde::{Deserialize, Serialize};
 
 use super::nat::{NatError, NatSpec, Router};
+use super::netlink::routing_socket;
 use crate::runtime::LinkState;
 
 /// The name of the data interface; `example-rust` looks for it.
@@ -45,12 +47,15 @@ pub struct WireSpec {
     pub prefix: u8,
     /// Largest packet of the data interface, in bytes.
     pub mtu: u16,
+    /// What carries its packets.
+    pub data_path: DataPath,
 }
 
 /// What was wired. Every descriptor works from outside the namespace.
 #[derive(Debug)]
 pub struct Wired {
-    /// The data interface: an L3 TUN device without packet information header.
+    /// What the data network needs. For the switch the data interface: an L3 TUN device without packet
+    /// information header. For the kernel a routing socket, by which the network makes the interface.
     pub device: OwnedFd,
     /// Listens on 127.0.0.1:5050 inside. Non-blocking.
     pub sync: OwnedFd,
@@ -78,19 +83,31 @@ pub struct NameSockets {
 /// When the kernel refuses: no right to administer the namespace, no `/dev/net/tun`, a second call.
 pub fn wire(spec: &WireSpec) -> io::Result<Wired> {
     let control = ready()?;
-    let device = open_device(DATA_INTERFACE)?;
-    let mut request = request_for(DATA_INTERFACE);
-    request.ifr_ifru.ifru_mtu = i32::from(spec.mtu);
-    interface_ioctl(control.as_fd(), libc::SIOCSIFMTU, &mut request)?;
-    let link = LinkState { up: true, address: spec.address, prefix: spec.prefix };
-    set_link(control.as_fd(), link)?;
+    let device = match spec.data_path {
+        DataPath::Switch => wire_device(spec, control.as_fd())?,
+        DataPath::Kernel => {
+            // An address is replaced by adding the new one first; the old one must not take it along.
+            std::fs::write("/proc/sys/net/ipv4/conf/default/promote_secondaries", "1")?;
+            routing_socket()?
+        }
+    };
     Ok(Wired {
-        device: device.into(),
+        device,
         sync: listener(Ipv4Addr::LOCALHOST, SYNC_PORT)?,
         influx: listener(Ipv4Addr::LOCALHOST, INFLUX_PORT)?,
         names: name_sockets()?,
         control,
     })
+}
+
+/// Makes the data interface of the switch.
+fn wire_device(spec: &WireSpec, control: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let device = open_device(DATA_INTERFACE)?;
+    let mut request = request_for(DATA_INTERFACE);
+    request.ifr_ifru.ifru_mtu = i32::from(spec.mtu);
+    interface_ioctl(control, libc::SIOCSIFMTU, &mut request)?;
+    set_link(control, LinkState { up: true, address: spec.address, prefix: spec.prefix })?;
+    Ok(device.into())
 }
 
 /// Wires the calling thread's network namespace, which is the instance's, behind a NAT of its own. `spec` is

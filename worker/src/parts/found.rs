@@ -21,6 +21,7 @@ use super::{Metrics, MetricsSource, OpenSync, Opened, Parts, ShareSync};
 use crate::config::WorkerConfig;
 use crate::influx::line::Identity;
 use crate::influx::{self, MetricsSink};
+use crate::network::kernel::Kernel;
 use crate::network::overlay;
 use crate::network::switch::Switch;
 use crate::runtime::docker::{DockerConfig, DockerRuntime};
@@ -62,6 +63,7 @@ impl Parts {
             runtimes,
             notes,
             network: Arc::new(switch),
+            kernel: Arc::new(Kernel::new()),
             sync: Arc::new(BusSync),
             metrics: Arc::new(InfluxEndpoint),
             env: instance_env,

@@ -28,6 +28,8 @@ pub struct Parts {
     pub notes: Vec<String>,
     /// The data network.
     pub network: Arc<dyn Network>,
+    /// The data network of runs that ask for the kernel's data path.
+    pub kernel: Arc<dyn Network>,
     /// Opens the sync of a run.
     pub sync: Arc<dyn OpenSync>,
     /// Takes what instances write to the Influx endpoint.

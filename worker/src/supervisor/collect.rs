@@ -54,7 +54,7 @@ pub(crate) async fn collect(context: Arc<Context>) -> Result<String, String> {
 /// Writes down what became of the packets between workers; people hear of it when some were not as configured.
 async fn tell_underlay(context: &Context) {
     let run = &context.assignment.run;
-    let Some(counts) = context.host.parts.network.underlay(run) else { return };
+    let Some(counts) = context.network().underlay(run) else { return };
     context.events.add("underlay", counts.to_string(), None);
     if !counts.is_clean() {
         let text = format!("the network between workers disturbed the data network: {counts}");
@@ -74,7 +74,7 @@ async fn end_servers(context: &Context) {
 
 /// Told whether or not outputs can be stored: it is part of the run's result.
 async fn report_network(context: &Context) {
-    if let Some(mut report) = context.host.parts.network.report(&context.assignment.run).await {
+    if let Some(mut report) = context.network().report(&context.assignment.run).await {
         report.probes = context.probes.report();
         context.report(ShareEvent::Network { report });
     }

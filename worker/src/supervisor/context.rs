@@ -9,6 +9,7 @@ use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::messages::{
     Assignment, InstancePlace, LogLines, ReportItem, RuntimeKind, ShareEvent, Want,
 };
+use groundswell_common::network::DataPath;
 use groundswell_common::objects::Objects;
 use groundswell_common::outcome::Exit;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -20,6 +21,7 @@ use super::outside::{Outside, Way};
 use super::probes::Probes;
 use crate::events::EventLog;
 use crate::images::Images;
+use crate::network::Network;
 use crate::parts::{Parts, ShareSync};
 use crate::report::Reports;
 use crate::runtime::{Instance, Runtime};
@@ -131,6 +133,14 @@ impl Context {
     pub(super) async fn tell(&self, note: Note) {
         // A supervisor that is gone has no use for news.
         let _ = self.notes.send(note).await;
+    }
+
+    /// The data network that carries the run's packets.
+    pub(super) fn network(&self) -> &Arc<dyn Network> {
+        match self.assignment.network.data_path {
+            DataPath::Switch => &self.host.parts.network,
+            DataPath::Kernel => &self.host.parts.kernel,
+        }
     }
 
     pub(super) fn group(&self, place: InstancePlace) -> &str {

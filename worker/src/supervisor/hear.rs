@@ -212,7 +212,7 @@ impl Supervisor {
                 run: assignment.run.clone(),
                 id,
                 instance: Arc::clone(instance),
-                network: Arc::clone(&context.host.parts.network),
+                network: Arc::clone(context.network()),
                 sync: Arc::clone(sync),
                 notes,
                 state: LinkState {

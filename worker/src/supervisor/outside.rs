@@ -15,10 +15,11 @@ use ipnet::Ipv4Net;
 use tokio::net::lookup_host;
 
 use super::prepare::Unprepared;
-use super::{Context, Note, expose};
+use super::{Context, expose};
 use crate::events::Whom;
 use crate::names::directory::Directory;
 use crate::names::{Known, Names, upstream};
+use crate::network::NetworkError;
 use crate::network::egress::routes::{self, Routes};
 use crate::network::egress::{DEFAULT_RATE_BPS, Grant};
 use crate::network::wire::NameSockets;
@@ -48,11 +49,13 @@ impl Outside {
             .iter()
             .map(|group| grant(assignment, &group.egress, &found))
             .collect();
-        let network = &context.host.parts.network;
+        let network = context.network();
         if !network.caps().egress && groups.iter().any(|(grant, _)| grant.is_open()) {
-            let text =
-                "instances reach no host outside: this worker's data network has no way there";
-            context.tell(Note::Warning(text.to_owned())).await;
+            return Err(NetworkError::Unsupported {
+                what: "reach hosts outside of the run".to_owned(),
+                instead: "use the switch: `data_path = \"switch\"`".to_owned(),
+            }
+            .into());
         }
         let known = Known {
             run: assignment.run.clone(),
@@ -85,16 +88,11 @@ impl Outside {
             control: control.try_clone().map_err(refused)?,
             hosts: grant.hosts.clone(),
             routes: Routes::new(),
-            open: context.host.parts.network.caps().egress,
+            open: context.network().caps().egress,
         };
         if way.open {
             let routes = routes::of(&grant);
-            context
-                .host
-                .parts
-                .network
-                .permit(&context.assignment.run, place.id, grant, rate)
-                .await?;
+            context.network().permit(&context.assignment.run, place.id, grant, rate).await?;
             way.lead(routes).map_err(refused)?;
         }
         self.expose(context, place, control).await?;

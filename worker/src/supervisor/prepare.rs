@@ -101,8 +101,9 @@ async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
     std::fs::create_dir_all(&context.spool).map_err(|err| {
         Unprepared::host(format!("failed to create `{}`: {err}", context.spool.display()))
     })?;
+    let network = context.network();
+    network.check(&assignment.network).await?;
     fetch_images(context).await?;
-    let network = &context.host.parts.network;
     network.open(&assignment.run, assignment.subnet, assignment.seed).await?;
     if !assignment.peers.is_empty() {
         network.connect(&assignment.run, others(context)?).await?;
@@ -286,7 +287,7 @@ async fn connect(
     };
     let outside = context.outside.get().expect("it is opened before instances are made");
     let attached = async {
-        context.host.parts.network.attach(attachment).await?;
+        context.network().attach(attachment).await?;
         outside.admit(context, place, created.wired.names, &created.wired.control).await
     };
     let way = match attached.await {
@@ -381,6 +382,7 @@ fn spec(context: &Context, place: InstancePlace, directory: &Path) -> InstanceSp
             address: assignment.address(place.id),
             prefix: assignment.subnet.prefix_len(),
             mtu: MTU,
+            data_path: assignment.network.data_path,
         },
         keep: assignment.options.keep_containers,
     }

@@ -131,7 +131,7 @@ impl End {
     }
 
     fn expected(&self, to: InstanceId) -> Option<Expected> {
-        self.context.host.parts.network.expected(&self.context.assignment.run, self.id, to)
+        self.context.network().expected(&self.context.assignment.run, self.id, to)
     }
 
     /// Asks, and gives up those that were asked too long ago.
@@ -202,7 +202,7 @@ impl End {
 
     /// Counts a probe, and the chance that it or its answer is lost.
     fn count_in_unsettled(&mut self, to: InstanceId, there: Expected) {
-        let network = &self.context.host.parts.network;
+        let network = self.context.network();
         let back = network.expected(&self.context.assignment.run, to, self.id);
         let kept = (1.0 - there.loss) * (1.0 - back.map_or(0.0, |back| back.loss));
         self.unsettled.sent += 1;

@@ -26,7 +26,7 @@ pub(crate) async fn remove(context: Arc<Context>, sync: Option<Arc<dyn ShareSync
     if let Some(sync) = sync {
         sync.close().await;
     }
-    context.host.parts.network.close(&assignment.run).await;
+    context.network().close(&assignment.run).await;
     let spool = context.spool.clone();
     let state_dir = context.host.state_dir.clone();
     let (run, attempt) = super::key(assignment);

@@ -21,7 +21,7 @@ pub(super) async fn play(context: Arc<Context>, start: Instant) {
     for firing in &assignment.network.schedule {
         sleep_until(start + firing.at).await;
         links = links.after(&firing.action);
-        let network = &context.host.parts.network;
+        let network = context.network();
         let fired = network.relink(&assignment.run, Arc::new(links.clone())).await;
         if let Err(err) = fired {
             let reason = format!("schedule: {}: {}", firing.text, Chain(&err));

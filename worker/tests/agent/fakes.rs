@@ -112,6 +112,7 @@ impl Network for FakeNetwork {
             rules: true,
             egress: false,
             workers: false,
+            paths: true,
         }
     }
 

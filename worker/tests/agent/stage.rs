@@ -86,6 +86,7 @@ impl Stage {
             runtimes: vec![Arc::new(runtime.clone())],
             notes: Vec::new(),
             network: Arc::new(FakeNetwork),
+            kernel: Arc::new(FakeNetwork),
             sync: Arc::new(sync.clone()),
             metrics: Arc::new(NoMetrics),
             env: |_: &Assignment, _: InstancePlace| BTreeMap::new(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::messages::{ImageKind, ImageRef, Resources};
+use groundswell_common::network::DataPath;
 use groundswell_common::outcome::Exit;
 use groundswell_worker::network::wire::WireSpec;
 use groundswell_worker::runtime::netns::{NetnsConfig, NetnsRuntime};
@@ -81,7 +82,12 @@ impl Rig {
             hosts: BTreeMap::new(),
             resources: Resources::default(),
             ulimits: Vec::new(),
-            wire: WireSpec { address: Ipv4Addr::new(16, 0, third, last), prefix: 16, mtu: 1500 },
+            wire: WireSpec {
+                address: Ipv4Addr::new(16, 0, third, last),
+                prefix: 16,
+                mtu: 1500,
+                data_path: DataPath::Switch,
+            },
             keep: false,
         }
     }

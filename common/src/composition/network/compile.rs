@@ -36,7 +36,11 @@ pub(in crate::composition) fn compile(
         || !network.links.is_empty()
         || !network.schedule.is_empty();
     if silent && !said {
-        return NetworkPlan { encrypt: network.encrypt, ..NetworkPlan::default() };
+        return NetworkPlan {
+            encrypt: network.encrypt,
+            data_path: network.data_path,
+            ..NetworkPlan::default()
+        };
     }
     if groups.len() > MOST_CLASSES {
         let message = format!("{} groups with links, more than {MOST_CLASSES}", groups.len());
@@ -68,7 +72,8 @@ pub(in crate::composition) fn compile(
         }
     }
     let schedule = play::compile(findings, composition, &members, draft.clone(), end);
-    let plan = NetworkPlan { schedule, encrypt: network.encrypt, ..draft.plan() };
+    let (encrypt, data_path) = (network.encrypt, network.data_path);
+    let plan = NetworkPlan { schedule, encrypt, data_path, ..draft.plan() };
     check_size(findings, run, &plan);
     plan
 }

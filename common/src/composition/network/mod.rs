@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use super::{Composition, Group};
 use crate::diagnostic::{SourceFile, suggest};
 use crate::document::{At, Findings, Table};
+use crate::network::DataPath;
 use crate::template::Resources as Load;
 
 pub(super) use compile::compile;
@@ -69,6 +70,7 @@ pub(crate) struct NetworkWish {
     pub(crate) attachments: Attachments,
     /// Packets between workers are encrypted.
     encrypt: bool,
+    data_path: DataPath,
     /// Where the ways between regions come from, for messages.
     origin: Option<At<String>>,
 }
@@ -105,6 +107,7 @@ pub(super) fn parse(
         let (origin, regions) = regions_of(findings, &table, groups, source);
         network.origin = origin;
         network.attachments.regions = regions;
+        network.data_path = data_path(findings, &table);
         table.finish(&[]);
     }
     let traces = &mut network.attachments.traces;
@@ -114,6 +117,17 @@ pub(super) fn parse(
         network.schedule.extend(event);
     }
     network
+}
+
+fn data_path(findings: &Findings, table: &Table<'_>) -> DataPath {
+    const PATHS: [DataPath; 2] = [DataPath::Switch, DataPath::Kernel];
+    let Some(word) = table.text("data_path") else { return DataPath::default() };
+    let found = PATHS.into_iter().find(|path| path.as_str() == word.value);
+    if found.is_none() {
+        let message = format!("there is no data path `{}`", word.value);
+        findings.error(word.span, message, suggest(&word.value, PATHS.map(DataPath::as_str)));
+    }
+    found.unwrap_or_default()
 }
 
 fn link(findings: &Findings, table: Table<'_>) -> Option<LinkWish> {

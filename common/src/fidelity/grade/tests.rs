@@ -234,3 +234,16 @@ fn probes_are_lost_as_often_as_configured() {
     let lost = with(12, 0.0);
     assert_eq!(lost.reasons, ["1.2 % of the probes between instances were lost, not 0 %"]);
 }
+
+#[test]
+fn what_cannot_be_seen_is_never_good() {
+    let unseen = ["nobody looks".to_owned()].into();
+    let seen = judged(&NetworkReport { unseen, ..plain(1_000, 20) });
+    assert_eq!(seen.grade, Grade::Unproven);
+    assert_eq!(seen.reasons, ["nobody looks"]);
+    assert_eq!(seen.line(), "unproven · 1,000 packets · lateness not measured");
+    assert!(unmet(Some(&seen), Grade::Good).is_some_and(|why| why.contains("nobody looks")));
+    let shape = LinkShape { duplicate_pct: 5.0, ..LinkShape::default() };
+    let blind = LaneReport { uncounted: true, ..lane(shape, 1_000, 20) };
+    assert_eq!(judged(&report(vec![blind])).grade, Grade::Exact, "nothing counted is no deviation");
+}

@@ -2,12 +2,10 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use ipnet::Ipv4Net;
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -16,9 +14,8 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::sys::socket::{
-    AddressFamily as Family, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
-};
+
+use crate::network::netlink::{Netlink, routing_socket};
 
 /// A pair of interfaces: what goes into one comes out of the other.
 pub(super) struct Pair<'a> {
@@ -34,15 +31,13 @@ pub(super) struct Pair<'a> {
 
 /// Speaks to the kernel about one namespace.
 pub(super) struct Links {
-    socket: OwnedFd,
+    netlink: Netlink,
 }
 
 impl Links {
     /// Of the calling thread's namespace.
     pub(super) fn here() -> io::Result<Self> {
-        let route = SockProtocol::NetlinkRoute;
-        let socket = socket(Family::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, route)?;
-        Ok(Self { socket })
+        Ok(Self { netlink: routing_socket()?.into() })
     }
 
     pub(super) fn add_bridge(&self, name: &str, mtu: u16) -> io::Result<()> {
@@ -127,25 +122,8 @@ impl Links {
         self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    /// Asks for one thing and waits for the kernel's answer.
     fn ask(&self, what: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-        let mut request = NetlinkMessage::from(what);
-        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
-        // An answer has the request in it.
-        let mut answer = vec![0; bytes.len() + 4096];
-        let length = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer[..length])
-            .map_err(io::Error::other)?;
-        if let NetlinkPayload::Error(error) = answer.payload
-            && error.code.is_some()
-        {
-            return Err(error.to_io());
-        }
-        Ok(())
+        self.netlink.ask(what, flags)
     }
 }
 

@@ -20,7 +20,7 @@
 //! ```
 
 mod links;
-mod nft;
+pub(super) mod nft;
 mod router;
 mod rules;
 mod spec;

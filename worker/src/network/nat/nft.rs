@@ -10,16 +10,23 @@ use super::NatError;
 const PROGRAMS: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
 /// Has the kernel take a ruleset, as a whole or not at all.
-pub(super) fn load(ruleset: &str) -> Result<(), NatError> {
-    load_by("nft", ruleset)
+pub(in crate::network) fn load(ruleset: &str) -> Result<(), NatError> {
+    run("nft", &["-f", "-"], ruleset).map(drop)
 }
 
-fn load_by(program: &str, ruleset: &str) -> Result<(), NatError> {
+/// What the kernel says of a table's counters, in JSON.
+pub(in crate::network) fn counters(table: &str) -> Result<String, NatError> {
+    let list: Vec<&str> =
+        ["--json", "list", "counters", "table"].into_iter().chain(table.split(' ')).collect();
+    run("nft", &list, "")
+}
+
+fn run(program: &str, arguments: &[&str], ruleset: &str) -> Result<String, NatError> {
     let mut nft = Command::new(program)
-        .args(["-f", "-"])
+        .args(arguments)
         .env("PATH", path())
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(not_started)?;
@@ -29,7 +36,7 @@ fn load_by(program: &str, ruleset: &str) -> Result<(), NatError> {
     drop(stdin);
     let done = nft.wait_with_output().map_err(NatError::host("wait for `nft`"))?;
     if done.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&done.stderr);
     let said = said.lines().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
@@ -57,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named_with_its_package() {
-        let err = load_by("nft-that-nobody-has", "").expect_err("it is missing");
+        let err = run("nft-that-nobody-has", &[], "").expect_err("it is missing");
         assert!(matches!(err, NatError::NoProgram));
         let said = NetworkError::from(err).to_string();
         assert!(said.contains("`nft`") && said.contains("apt install nftables"), "{said}");

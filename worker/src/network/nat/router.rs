@@ -5,17 +5,16 @@
 //! device of its `wan`. When both are gone the kernel removes it, and with it the interfaces of its members.
 
 use std::fs::File;
-use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ipnet::Ipv4Net;
-use nix::sched::{CloneFlags, setns, unshare};
 
 use super::links::{self, Links, Pair};
 use super::rules::{WAN, ruleset};
 use super::spec::{NatKind, NatSpec, SpecRefused};
 use super::{NatError, nft};
+use crate::network::namespace::{fresh, inside, set_all};
 use crate::network::wire::open_device;
 
 /// The bridge that the members of a router are plugged into.
@@ -210,12 +209,8 @@ impl Router {
 
     fn load(&self, external: Ipv4Addr, rebindings: u16) -> Result<(), NatError> {
         let rules = ruleset(&self.spec, external, rebindings);
-        on_thread(|| {
-            setns(self.namespace(), CloneFlags::CLONE_NEWNET)
-                .map_err(|err| NatError::host("enter the namespace of a router")(err.into()))?;
-            nft::load(&rules)
-        })
-        .unwrap_or_else(|| Err(NatError::host("load rules")(panicked())))
+        let loaded = inside(self.namespace(), || Ok(nft::load(&rules)));
+        loaded.map_err(NatError::host("enter the namespace of a router"))?
     }
 }
 
@@ -229,47 +224,4 @@ pub(super) fn probe() -> Result<(), NatError> {
 /// The name of a member's end in the router: as unique as its address.
 fn port_of(member: Ipv4Addr) -> String {
     format!("port{:08x}", member.to_bits())
-}
-
-/// Makes a network namespace in which IPv6 is off: a NAT is for IPv4, and nothing must pass beside it.
-fn fresh() -> io::Result<File> {
-    on_thread(|| {
-        unshare(CloneFlags::CLONE_NEWNET)?;
-        for of in ["all", "default"] {
-            // A kernel without IPv6 does not have the file, which is as good.
-            let _absent = std::fs::write(format!("/proc/sys/net/ipv6/conf/{of}/disable_ipv6"), "1");
-        }
-        File::open("/proc/thread-self/ns/net")
-    })
-    .unwrap_or_else(|| Err(panicked()))
-}
-
-/// Does something in a namespace.
-fn inside<T: Send>(
-    namespace: BorrowedFd<'_>,
-    act: impl FnOnce() -> io::Result<T> + Send,
-) -> io::Result<T> {
-    on_thread(|| {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        act()
-    })
-    .unwrap_or_else(|| Err(panicked()))
-}
-
-/// Does something on a thread that ends with it. `None` when it panicked.
-fn on_thread<T: Send>(act: impl FnOnce() -> T + Send) -> Option<T> {
-    std::thread::scope(|scope| scope.spawn(act).join().ok())
-}
-
-fn panicked() -> io::Error {
-    io::Error::other("a thread in a network namespace panicked")
-}
-
-/// Sets kernel settings of the calling thread's network namespace.
-fn set_all(settings: &[(&str, &str)]) -> io::Result<()> {
-    for (name, value) in settings {
-        std::fs::write(format!("/proc/sys/net/{name}"), value)
-            .map_err(|err| io::Error::new(err.kind(), format!("/proc/sys/net/{name}: {err}")))?;
-    }
-    Ok(())
 }

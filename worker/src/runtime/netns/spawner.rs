@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use groundswell_common::ids::WorkerId;
+use groundswell_common::network::DataPath;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
@@ -133,7 +134,7 @@ fn not_permitted(err: Errno, what: &str) -> Failure {
 fn try_network() -> Result<(), Failure> {
     let Some(child) = fork(libc::CLONE_NEWNET, None).doing("make a network namespace")? else {
         let address = std::net::Ipv4Addr::new(16, 0, 0, 2);
-        let tried = wire(&WireSpec { address, prefix: 16, mtu: 1500 });
+        let tried = wire(&WireSpec { address, prefix: 16, mtu: 1500, data_path: DataPath::Switch });
         exit_now(tried.err().map_or(0, |err| err.raw_os_error().unwrap_or(libc::EIO)));
     };
     let ended = waitpid(child, None).doing("wait for a process")?;
