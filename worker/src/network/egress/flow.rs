@@ -214,12 +214,13 @@ pub(super) fn give(port: &Arc<Port>, bytes: &[u8]) -> Fate {
 
 /// Answers a packet of the instance behind `port` with an error, and counts it.
 pub(super) fn refuse(port: &Arc<Port>, packet: &[u8], why: Refusal) {
-    if let Some(error) = frames::refusal(packet, why) {
-        give(port, &error);
-    }
     let fate = match why {
         Refusal::Prohibited => Fate::Denied,
         Refusal::Unreachable => Fate::NoSuchAddress,
     };
+    // Before the answer, so that who has heard it finds it counted.
     port.counters.count(fate);
+    if let Some(error) = frames::refusal(packet, why) {
+        give(port, &error);
+    }
 }
