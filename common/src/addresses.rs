@@ -1,11 +1,36 @@
 //! Who has which address of a run's subnet. Pure.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
 
 use crate::ids::InstanceId;
+
+/// The first 96 bits of every counterpart: a unique local prefix of RFC 4193.
+const COUNTERPARTS: [u16; 6] = [0xfd67, 0x7377, 0, 0, 0, 0];
+/// Bits before the IPv4 address in its counterpart.
+pub const COUNTERPART_BITS: u8 = 96;
+
+/// The IPv6 address that stands beside an IPv4 address: `fd67:7377::1000:2` beside `16.0.0.2`.
+///
+/// It is the same address written in another way. Whoever has the one has the other, so one table of holders
+/// and one set of rules hold for both.
+#[must_use]
+pub fn counterpart(address: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = COUNTERPARTS;
+    let [high, low] = [address.to_bits() >> 16, address.to_bits() & 0xffff];
+    let word = |bits| u16::try_from(bits).expect("it has 16 bits");
+    Ipv6Addr::new(a, b, c, d, e, f, word(high), word(low))
+}
+
+/// The IPv4 address whose counterpart this is, if it is one.
+#[must_use]
+pub fn of_counterpart(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [a, b, c, d, e, f, high, low] = address.segments();
+    let bits = u32::from(high) << 16 | u32::from(low);
+    ([a, b, c, d, e, f] == COUNTERPARTS).then(|| Ipv4Addr::from_bits(bits))
+}
 
 /// Why an instance does not get an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +150,14 @@ mod tests {
 
     fn at(text: &str) -> Ipv4Addr {
         text.parse().expect("an address")
+    }
+
+    #[test]
+    fn an_address_has_one_counterpart() {
+        let six: Ipv6Addr = "fd67:7377::1003:4d02".parse().expect("an address");
+        assert_eq!(counterpart(at("16.3.77.2")), six);
+        assert_eq!(of_counterpart(six), Some(at("16.3.77.2")));
+        assert_eq!(of_counterpart("fd67:7377:1::1003:4d02".parse().expect("an address")), None);
     }
 
     #[test]

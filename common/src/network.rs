@@ -53,6 +53,8 @@ pub struct NetworkPlan {
     pub schedule: Vec<Firing>,
     /// Whether packets between workers are encrypted.
     pub encrypt: bool,
+    /// Whether what an instance sends to many reaches all others of the run.
+    pub multicast: bool,
     /// What carries the packets.
     #[serde(skip_serializing_if = "is_default")]
     pub data_path: DataPath,
@@ -158,6 +160,9 @@ impl NetworkPlan {
         if let Some(least) = latencies().min_by(f64::total_cmp) {
             let most = latencies().fold(least, f64::max);
             parts.push(format!("{} to {} ms between groups", short(least), short(most)));
+        }
+        if self.multicast {
+            parts.push("broadcast and multicast reach everyone".to_owned());
         }
         if let Some(last) = self.schedule.last() {
             let changes = match self.schedule.len() {

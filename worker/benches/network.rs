@@ -25,6 +25,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::time::Instant;
 
+#[path = "network/crowd.rs"]
+mod crowd;
 #[path = "../tests/host/mod.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
 mod host;
@@ -42,6 +44,7 @@ struct Extent {
     rates: &'static [u32],
     delays_ms: &'static [u64],
     mbits: &'static [u64],
+    crowds: &'static [u32],
 }
 
 const FULL: Extent = Extent {
@@ -49,12 +52,14 @@ const FULL: Extent = Extent {
     rates: &[1_000, 10_000, 50_000],
     delays_ms: &[1, 10, 100],
     mbits: &[1, 10, 100, 500],
+    crowds: &[1_000, 5_000],
 };
 const QUICK: Extent = Extent {
     time: Duration::from_millis(200),
     rates: &[1_000],
     delays_ms: &[1, 10],
     mbits: &[1, 10],
+    crowds: &[20],
 };
 
 /// One of two hosts that reach each other.
@@ -70,8 +75,8 @@ struct Seen {
     bytes: u64,
     /// From the first packet to the last.
     time: Duration,
-    /// How long packets were under way.
-    travel: Histogram,
+    /// How much longer packets were under way than the configured delay.
+    error: Histogram,
     first_bytes: u64,
 }
 
@@ -79,15 +84,45 @@ struct Seen {
 async fn main() -> anyhow::Result<()> {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let extent = if quick { QUICK } else { FULL };
+    // Any of these words measures only what it names.
+    let parts = ["delays", "rates", "throughput", "flows", "crowds"];
+    let named: Vec<String> = std::env::args().filter(|word| parts.contains(&&**word)).collect();
+    let wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
     let veth = Veth::new();
     if let Err(err) = &veth {
         println!("veth and bridge are not measured: {err:#}\n");
     }
     let veth = veth.ok();
-    delays(extent, veth.as_ref()).await?;
-    rates(extent, veth.as_ref()).await?;
-    throughput(extent, veth.as_ref()).await?;
-    flows(extent, veth.as_ref()).await
+    if wanted("delays") {
+        delays(extent, veth.as_ref()).await?;
+    }
+    if wanted("rates") {
+        rates(extent, veth.as_ref()).await?;
+    }
+    if wanted("throughput") {
+        throughput(extent, veth.as_ref()).await?;
+    }
+    if wanted("flows") {
+        flows(extent, veth.as_ref()).await?;
+    }
+    if wanted("crowds") {
+        println!("| instances | what | | |\n|---:|---|---:|---|");
+        for &count in extent.crowds {
+            crowd::measure(count).await?;
+        }
+    }
+    Ok(())
+}
+
+fn config(default: LinkShape) -> NetworkConfig {
+    NetworkConfig {
+        enable: true,
+        ipv4: None,
+        default,
+        rules: Vec::new(),
+        callback_state: String::new(),
+        routing_policy: RoutingPolicy::DenyAll,
+    }
 }
 
 /// Two instances on a switch of one thread.
@@ -99,21 +134,17 @@ struct Net {
 
 impl Net {
     async fn new(shape: LinkShape) -> anyhow::Result<Self> {
-        let (switch, run) = (Switch::new(1)?, RunId::new(1));
+        Self::on(Switch::new(1)?, shape).await
+    }
+
+    async fn on(switch: Switch, shape: LinkShape) -> anyhow::Result<Self> {
+        let run = RunId::new(1);
         switch.open(&run, "16.0.0.0/16".parse()?, 1).await?;
         let mut ends = Vec::new();
         for (instance, address) in (0..).map(InstanceId).zip(ADDRESSES) {
             let (host, device) = Host::new(address);
             switch.attach(Attachment { run: run.clone(), instance, device, address }).await?;
-            let config = NetworkConfig {
-                enable: true,
-                ipv4: None,
-                default: shape,
-                rules: Vec::new(),
-                callback_state: String::new(),
-                routing_policy: RoutingPolicy::DenyAll,
-            };
-            switch.configure(&run, instance, &config).await?;
+            switch.configure(&run, instance, &config(shape)).await?;
             ends.push(End::Switch(host));
         }
         let Ok(ends) = ends.try_into() else { unreachable!("two were made") };
@@ -226,12 +257,13 @@ fn traffic(
     length: usize,
     rate: Option<u32>,
     lasts: Duration,
+    delay: Duration,
 ) -> anyhow::Result<Seen> {
     let [sender, receiver] = ends;
     let (sender, receiver) = (sender.udp()?, receiver.udp()?);
     let base = Instant::now();
     std::thread::scope(|scope| {
-        let seen = scope.spawn(move || receive(&receiver, base));
+        let seen = scope.spawn(move || receive(&receiver, base, delay));
         send(&sender, base, length, rate, lasts)?;
         seen.join().expect("no panic in the receiver")
     })
@@ -263,7 +295,7 @@ fn send(
     Ok(())
 }
 
-fn receive(socket: &UdpSocket, base: Instant) -> anyhow::Result<Seen> {
+fn receive(socket: &UdpSocket, base: Instant, delay: Duration) -> anyhow::Result<Seen> {
     let mut seen = Seen::default();
     let mut buffer = [0; 2048];
     let mut began = None;
@@ -278,7 +310,8 @@ fn receive(socket: &UdpSocket, base: Instant) -> anyhow::Result<Seen> {
         seen.time = now - *began.get_or_insert(now);
         seen.packets += 1;
         seen.bytes += bytes;
-        seen.travel.record(nanoseconds(now).saturating_sub(sent));
+        let travelled = nanoseconds(now).saturating_sub(sent);
+        seen.error.record(travelled.saturating_sub(nanoseconds(delay)));
     }
     Ok(seen)
 }
@@ -289,23 +322,32 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 /// Errors of the delay, p50 and p99: of the whole way between applications, and of the switch alone.
 async fn delays(extent: Extent, veth: Option<&Veth>) -> anyhow::Result<()> {
-    println!("| packets/s | delay | way: error p50 | p99 | switch: late p50 | p99 |");
-    println!("|---:|---|---:|---:|---:|---:|");
+    println!("| packets/s | delay | way: error p50 | p99 | switch: late p50 | p99 | of a core |");
+    println!("|---:|---|---:|---:|---:|---:|---:|");
     for &rate in extent.rates {
         if let Some(veth) = veth {
-            let seen = traffic(&veth.ends, 64, Some(rate), extent.time)?;
-            let [p50, p99] = [0.5, 0.99].map(|q| time(seen.travel.quantile(q)));
-            println!("| {rate} | veth and bridge, none | {p50} | {p99} | | |");
+            let seen = traffic(&veth.ends, 64, Some(rate), extent.time, Duration::ZERO)?;
+            let [p50, p99] = [0.5, 0.99].map(|q| time(seen.error.quantile(q)));
+            println!("| {rate} | veth and bridge, none | {p50} | {p99} | | | |");
         }
         for &ms in extent.delays_ms {
             let latency = Duration::from_millis(ms);
-            let net = Net::new(LinkShape { latency, ..LinkShape::default() }).await?;
-            let seen = traffic(&net.ends, 64, Some(rate), extent.time)?;
-            let error = |q| time(seen.travel.quantile(q).saturating_sub(nanoseconds(latency)));
-            let mut late = Histogram::default();
-            net.report().await?.lanes.iter().for_each(|lane| late.merge(&lane.late));
-            let [p50, p99] = [0.5, 0.99].map(|q| time(late.quantile(q)));
-            println!("| {rate} | {ms} ms | {} | {} | {p50} | {p99} |", error(0.5), error(0.99));
+            let shape = LinkShape { latency, ..LinkShape::default() };
+            for (name, switch) in
+                [("", Switch::new(1)?), (", never spinning", Switch::spinning(1, Duration::ZERO)?)]
+            {
+                let net = Net::on(switch, shape).await?;
+                let before = cpu()?;
+                let seen = traffic(&net.ends, 64, Some(rate), extent.time, latency)?;
+                let used = (cpu()? - before).as_secs_f64() / extent.time.as_secs_f64() * 100.0;
+                let [way50, way99] = [0.5, 0.99].map(|q| time(seen.error.quantile(q)));
+                let mut late = Histogram::default();
+                net.report().await?.lanes.iter().for_each(|lane| late.merge(&lane.late));
+                let [p50, p99] = [0.5, 0.99].map(|q| time(late.quantile(q)));
+                println!(
+                    "| {rate} | {ms} ms{name} | {way50} | {way99} | {p50} | {p99} | {used:.0} % |"
+                );
+            }
         }
     }
     println!();
@@ -319,10 +361,10 @@ async fn rates(extent: Extent, veth: Option<&Veth>) -> anyhow::Result<()> {
         let offered = u32::try_from(mbit * MBIT * 3 / 2 / (8 * 1_428))?;
         let shape = LinkShape { bandwidth_bps: mbit * MBIT, ..LinkShape::default() };
         let net = Net::new(shape).await?;
-        let switch = traffic(&net.ends, 1_400, Some(offered), extent.time)?;
+        let switch = traffic(&net.ends, 1_400, Some(offered), extent.time, Duration::ZERO)?;
         let htb = veth.and_then(|veth| {
             veth.limit(mbit).ok()?;
-            let seen = traffic(&veth.ends, 1_400, Some(offered), extent.time).ok();
+            let seen = traffic(&veth.ends, 1_400, Some(offered), extent.time, Duration::ZERO).ok();
             veth.unlimit().ok()?;
             seen
         });
@@ -358,13 +400,13 @@ async fn throughput(extent: Extent, veth: Option<&Veth>) -> anyhow::Result<()> {
     for (name, shape) in [("switch, unshaped", LinkShape::default()), ("switch, shaped", shaped)] {
         let net = Net::new(shape).await?;
         let before = cpu()?;
-        let seen = traffic(&net.ends, 36, None, extent.time)?;
+        let seen = traffic(&net.ends, 36, None, extent.time, Duration::ZERO)?;
         let handled: u64 = net.report().await?.lanes.iter().map(|lane| lane.packets).sum();
         let used = (cpu()? - before).as_secs_f64();
         println!("| {name} | {:.0} | {:.0} |", per_second(&seen), handled as f64 / used);
     }
     if let Some(veth) = veth {
-        let seen = traffic(&veth.ends, 36, None, extent.time)?;
+        let seen = traffic(&veth.ends, 36, None, extent.time, Duration::ZERO)?;
         println!("| veth and bridge | {:.0} | in the sender's |", per_second(&seen));
     }
     println!();
@@ -390,19 +432,43 @@ fn cpu() -> anyhow::Result<Duration> {
 
 /// One TCP flow.
 async fn flows(extent: Extent, veth: Option<&Veth>) -> anyhow::Result<()> {
-    println!("| path | one TCP flow |\n|---|---:|");
-    let delayed = LinkShape { latency: Duration::from_millis(10), ..LinkShape::default() };
-    for (name, shape) in [("switch, unshaped", LinkShape::default()), ("switch, 10 ms", delayed)] {
+    println!("| path | one TCP flow | of veth and bridge |\n|---|---:|---:|");
+    let beside = veth.map(|veth| flow(&veth.ends, extent.time * 2)).transpose()?;
+    let share = |rate: f64| {
+        beside.map_or_else(|| "not measured".to_owned(), |beside| format!("{:.2}", rate / beside))
+    };
+    let ms = Duration::from_millis(1);
+    let plain = LinkShape::default();
+    let fast = LinkShape { bandwidth_bps: 1_000 * MBIT, latency: ms, ..plain };
+    for (name, shape) in [
+        ("switch, unshaped", plain),
+        ("switch, 1 ms", LinkShape { latency: ms, ..plain }),
+        ("switch, 10 ms", LinkShape { latency: ms * 10, ..plain }),
+        ("switch, 1 ms, 0.01 % loss", LinkShape { latency: ms, loss_pct: 0.01, ..plain }),
+        ("switch, 1 ms, 1 Gbit/s", fast),
+    ] {
         let net = Net::new(shape).await?;
-        println!("| {name} | {:.2} Gbit/s |", flow(&net.ends, extent.time * 2)?);
+        let before = cpu()?;
+        let rate = flow(&net.ends, extent.time * 2)?;
+        let used = (cpu()? - before).as_secs_f64() / (extent.time * 2).as_secs_f64() * 100.0;
+        println!("| {name} | {rate:.2} Gbit/s at {used:.0} % of a core | {} |", share(rate));
     }
-    if let Some(veth) = veth {
-        println!("| veth and bridge | {:.2} Gbit/s |", flow(&veth.ends, extent.time * 2)?);
+    if let Some(beside) = beside {
+        println!("| veth and bridge | {beside:.2} Gbit/s | 1 |");
     }
+    println!();
     Ok(())
 }
 
+/// Lets a flow fill a long path: by default the kernel gives it 4 MB.
+fn widen() {
+    for file in ["tcp_rmem", "tcp_wmem"] {
+        std::fs::write(format!("/proc/sys/net/ipv4/{file}"), "4096 131072 67108864").ok();
+    }
+}
+
 fn flow(ends: &[End; 2], lasts: Duration) -> anyhow::Result<f64> {
+    ends.iter().for_each(|end| end.enter(widen));
     let listener = ends[1].enter(|| TcpListener::bind(("0.0.0.0", PORT)))?;
     let mut sender = ends[0].enter(|| TcpStream::connect((ADDRESSES[1], PORT)))?;
     let (mut receiver, _) = listener.accept()?;

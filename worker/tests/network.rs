@@ -1,5 +1,6 @@
 //! The switch with real interfaces in real network namespaces. Needs root.
 
+#[expect(dead_code, reason = "other tests need more of it")]
 mod host;
 mod talk;
 

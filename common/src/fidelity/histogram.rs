@@ -33,7 +33,12 @@ struct Sparse {
 impl Histogram {
     /// Counts one time.
     pub fn record(&mut self, nanoseconds: u64) {
-        self.add(bucket(nanoseconds), 1);
+        self.record_many(nanoseconds, 1);
+    }
+
+    /// Counts the same time so often.
+    pub fn record_many(&mut self, nanoseconds: u64, times: u64) {
+        self.add(bucket(nanoseconds), times);
         self.max = self.max.max(nanoseconds);
     }
 

@@ -1,9 +1,12 @@
 //! The network configuration message of Testground's SDKs.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Deserializer};
+
+use crate::addresses::{COUNTERPART_BITS, counterpart, of_counterpart};
 
 use super::{Filter, LinkRule, LinkShape, NetworkConfig, RoutingPolicy};
 
@@ -16,14 +19,28 @@ pub enum InvalidNetworkConfig {
     /// Only the network called `default` exists.
     #[error("there is no network `{0}`, only `default`")]
     UnknownNetwork(String),
-    /// IPv6 addresses cannot be set yet.
-    #[error("IPv6 address `{0}` cannot be set: the data network is IPv4")]
+    /// The IPv6 address is not the counterpart of an IPv4 address.
+    #[error(
+        "IPv6 address `{0}` cannot be set: an instance has the counterpart of its IPv4 address, such as fd67:7377::1000:2 for 16.0.0.2"
+    )]
     Ipv6(String),
+    /// The two addresses are not the same one.
+    #[error(
+        "IPv4 address {ipv4} and IPv6 address {ipv6} do not belong together: leave one of them out"
+    )]
+    Apart {
+        /// The one.
+        ipv4: Ipv4Addr,
+        /// The counterpart of another.
+        ipv6: Ipv6Addr,
+    },
     /// The address is not an IPv4 address with or without prefix.
     #[error("`{0}` is not an IPv4 address")]
     Address(String),
     /// A rule's subnet is not one.
-    #[error("`{0}` is not an IPv4 subnet such as 16.0.0.0/24")]
+    #[error(
+        "`{0}` is not a subnet of the data network such as 16.0.0.0/24 or fd67:7377::1000:0/120"
+    )]
     Subnet(String),
     /// A percentage is out of range.
     #[error("`{field}` is {value}, not a percentage between 0 and 100")]
@@ -49,9 +66,7 @@ impl NetworkConfig {
         if !wire.network.is_empty() && wire.network != "default" {
             return Err(InvalidNetworkConfig::UnknownNetwork(wire.network));
         }
-        if let Some(ipv6) = wire.ipv6.filter(|text| !text.is_empty()) {
-            return Err(InvalidNetworkConfig::Ipv6(ipv6));
-        }
+        let ipv6 = wire.ipv6.filter(|text| !text.is_empty()).map(ipv6_address).transpose()?;
         let ipv4 = match wire.ipv4.filter(|text| !text.is_empty()) {
             None => None,
             Some(text) => Some(
@@ -61,15 +76,20 @@ impl NetworkConfig {
                     .ok_or(InvalidNetworkConfig::Address(text))?,
             ),
         };
+        let ipv4 = match (ipv4, ipv6) {
+            (Some(ipv4), Some(other)) if ipv4 != other => {
+                let ipv6 = counterpart(other);
+                return Err(InvalidNetworkConfig::Apart { ipv4, ipv6 });
+            }
+            (ipv4, ipv6) => ipv4.or(ipv6),
+        };
         let rules = wire
             .rules
             .unwrap_or_default()
             .into_iter()
             .map(|rule| {
-                let subnet = rule
-                    .subnet
-                    .parse::<Ipv4Net>()
-                    .map_err(|_| InvalidNetworkConfig::Subnet(rule.subnet.clone()))?;
+                let subnet =
+                    subnet(&rule.subnet).ok_or(InvalidNetworkConfig::Subnet(rule.subnet))?;
                 Ok(LinkRule { subnet: subnet.trunc(), shape: rule.shape.checked()? })
             })
             .collect::<Result<_, _>>()?;
@@ -84,6 +104,26 @@ impl NetworkConfig {
                 _ => RoutingPolicy::DenyAll,
             },
         })
+    }
+}
+
+/// The address whose counterpart a text is, with or without prefix.
+fn ipv6_address(text: String) -> Result<Ipv4Addr, InvalidNetworkConfig> {
+    let address = text.split('/').next().and_then(|address| address.parse().ok());
+    address.and_then(of_counterpart).ok_or(InvalidNetworkConfig::Ipv6(text))
+}
+
+/// A subnet, which may be written in IPv6. A rule holds for both ways of writing an address.
+fn subnet(text: &str) -> Option<Ipv4Net> {
+    match text.parse().ok()? {
+        IpNet::V4(subnet) => Some(subnet),
+        IpNet::V6(subnet) => match subnet.prefix_len().checked_sub(COUNTERPART_BITS) {
+            Some(length) => Ipv4Net::new(of_counterpart(subnet.addr())?, length).ok(),
+            None if subnet.contains(&counterpart(Ipv4Addr::UNSPECIFIED)) => {
+                Some(Ipv4Net::default())
+            }
+            None => None,
+        },
     }
 }
 
@@ -216,5 +256,24 @@ mod tests {
             InvalidNetworkConfig::Percentage { field: "loss", .. }
         ));
         assert!(matches!(refused(r#"{"IPv4":"x/16"}"#), InvalidNetworkConfig::Address(_)));
+        assert!(matches!(refused(r#"{"IPv6":"fe80::1"}"#), InvalidNetworkConfig::Ipv6(_)));
+        assert!(matches!(
+            refused(r#"{"IPv4":"16.0.0.2","IPv6":"fd67:7377::1000:3"}"#),
+            InvalidNetworkConfig::Apart { .. }
+        ));
+        assert!(matches!(
+            refused(r#"{"rules":[{"subnet":"2001:db8::/64"}]}"#),
+            InvalidNetworkConfig::Subnet(_)
+        ));
+    }
+
+    #[test]
+    fn an_address_and_a_rule_may_be_written_in_ipv6() {
+        let sent = br#"{"IPv6":"fd67:7377::1000:105/112","rules":[{"subnet":"fd67:7377::1000:0/112","filter":2},{"subnet":"::/0","filter":1}]}"#;
+        let config = NetworkConfig::from_testground(sent).expect("it can be done");
+        assert_eq!(config.ipv4, Some(Ipv4Addr::new(16, 0, 1, 5)));
+        let subnets: Vec<String> =
+            config.rules.iter().map(|rule| rule.subnet.to_string()).collect();
+        assert_eq!(subnets, ["16.0.0.0/16", "0.0.0.0/0"]);
     }
 }

@@ -21,10 +21,10 @@ pub enum Fate {
     Absent,
     /// Its source is not its sender's address.
     ForeignSource,
-    /// It was sent to many: broadcast and multicast do not exist here.
+    /// It was sent to many, and this run has no broadcast and multicast.
     Group,
-    /// It is not IPv4.
-    NotIpv4,
+    /// It is neither IPv4 nor IPv6, or cannot be read.
+    NotIp,
     /// The destination's interface did not take it.
     NotTaken,
     /// A second copy of it was made. Not an end: the copies count as well.
@@ -56,7 +56,7 @@ const WORDS: [&str; FATES] = [
     "absent",
     "foreign_source",
     "group",
-    "not_ipv4",
+    "not_ip",
     "not_taken",
     "duplicated",
     "corrupted",
@@ -96,8 +96,8 @@ impl Counts {
 pub(super) struct Counters([AtomicU64; FATES]);
 
 impl Counters {
-    pub(super) fn count(&self, fate: Fate) {
-        self.0[fate as usize].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count(&self, fate: Fate, packets: u64) {
+        self.0[fate as usize].fetch_add(packets, Ordering::Relaxed);
     }
 
     pub(super) fn read(&self) -> Counts {

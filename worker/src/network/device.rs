@@ -1,9 +1,10 @@
-//! Closes TUN devices quickly, switches their carrier, and reads what the kernel counts of them.
+//! Closes TUN devices quickly, switches their carrier and offloads, and reads what the kernel counts of them.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sched::{CloneFlags, setns};
 
 use super::wire::DATA_INTERFACE;
@@ -12,6 +13,43 @@ mod ioctl {
     nix::ioctl_write_int!(set_persist, b'T', 203);
     nix::ioctl_none!(get_namespace, b'T', 227);
     nix::ioctl_write_ptr!(set_carrier, b'T', 226, i32);
+    nix::ioctl_write_int!(set_offload, b'T', 208);
+    nix::ioctl_read_bad!(
+        get_interface,
+        nix::request_code_read!(b'T', 210, size_of::<u32>()),
+        nix::libc::ifreq
+    );
+}
+
+/// What a device's reader is able to take: checksums left out, and trains of TCP.
+const TCP_TRAINS: u64 = 0x01 | 0x02 | 0x04;
+/// Trains of UDP, since Linux 6.2.
+const UDP_TRAINS: u64 = 0x20 | 0x40;
+
+/// Lets the kernel leave trains of packets together and their checksums out; see [`super::offload`].
+#[expect(unsafe_code, reason = "TUNSETOFFLOAD has no safe wrapper")]
+pub(super) fn take_trains(device: BorrowedFd<'_>) -> io::Result<()> {
+    let set = |offloads| {
+        // SAFETY: the descriptor is open for as long as `device` is borrowed, and the call takes an integer.
+        unsafe { ioctl::set_offload(device.as_raw_fd(), offloads) }
+    };
+    match set(TCP_TRAINS | UDP_TRAINS) {
+        Err(Errno::EINVAL) => set(TCP_TRAINS),
+        other => other,
+    }?;
+    Ok(())
+}
+
+/// Whether a device has a header before each packet.
+#[expect(unsafe_code, reason = "TUNGETIFF has no safe wrapper, and its answer is in a union")]
+pub(super) fn has_header(device: &OwnedFd) -> bool {
+    let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_flags: 0 };
+    let mut request = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru };
+    // SAFETY: the descriptor is open, and the call fills in the request, which outlives it.
+    let asked = unsafe { ioctl::get_interface(device.as_raw_fd(), &raw mut request) };
+    // SAFETY: TUNGETIFF has filled in the flags; before it they were set above.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    asked.is_ok() && i32::from(flags) & libc::IFF_VNET_HDR != 0
 }
 
 /// Closes a TUN device and leaves the interface to its network namespace, which takes it along.

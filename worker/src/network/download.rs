@@ -37,6 +37,11 @@ impl Download {
         self.bps.load(Ordering::Relaxed)
     }
 
+    /// Whether there is a limit.
+    pub(super) fn is_limited(&self) -> bool {
+        self.bps() != 0
+    }
+
     /// The turn of a packet of `length` bytes that arrives at `now`.
     pub(super) fn turn(&self, now: Duration, length: usize) -> Turn {
         let bps = self.bps();

@@ -1,13 +1,13 @@
-//! Where a packet goes: to an interface here, or to another worker.
+//! Where a packet goes: to an interface here, to another worker, or outside.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::counters::Fate;
 use super::download::Turn;
+use super::offload;
 use super::overlay::peer::{Away, Stream};
-use super::plane::Port;
+use super::port::Port;
 
 /// Who has an address.
 #[derive(Debug, Clone)]
@@ -26,61 +26,97 @@ impl Holder {
         }
     }
 
-    /// The way of a packet from `source` to it.
-    pub(super) fn goal(&self, streams: &mut Streams, source: &Port) -> Goal {
+    /// The way of packets from `source` to it.
+    fn goal(&self, source: &Port) -> Goal {
         match self {
             Self::Here(port) => Goal::Here(Arc::clone(port)),
-            Self::Away(away) => {
-                let stream = || Arc::new(Stream::new(source.instance.0, Arc::clone(away)));
-                Goal::Away(Arc::clone(streams.entry(away.instance).or_insert_with(stream)))
-            }
+            Self::Away(away) => Goal::Away(Stream::new(source.instance.0, Arc::clone(away))),
+        }
+    }
+
+    fn is(&self, goal: &Goal) -> bool {
+        match (self, goal) {
+            (Self::Here(one), Goal::Here(other)) => Arc::ptr_eq(one, other),
+            (Self::Away(one), Goal::Away(stream)) => stream.leads_to(one),
+            (Self::Here(_) | Self::Away(_), _) => false,
         }
     }
 }
 
 /// Where the packets of an ordered pair go.
-#[derive(Debug, Clone)]
-pub(super) enum Goal {
+#[derive(Debug)]
+enum Goal {
     /// To an interface of this worker.
     Here(Arc<Port>),
     /// To another worker.
-    Away(Arc<Stream>),
-    /// From this interface to a host outside the data network.
-    Outside(Arc<Port>),
+    Away(Stream),
+    /// To a host outside the data network.
+    Outside,
 }
 
-/// The pairs of one sender whose destination is on another worker.
-pub(super) type Streams = HashMap<u32, Arc<Stream>>;
+/// The way of an ordered pair's packets. It belongs to one thread, so packets that wait share it at the cost
+/// of a plain number.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) run: u64,
+    pub(super) from: Arc<Port>,
+    to: Goal,
+}
 
-impl Goal {
+impl Route {
+    pub(super) fn new(run: u64, from: &Arc<Port>, to: &Holder) -> Self {
+        Self { run, from: Arc::clone(from), to: to.goal(from) }
+    }
+
+    /// The way to hosts outside the data network.
+    pub(super) fn outside(run: u64, from: &Arc<Port>) -> Self {
+        Self { run, from: Arc::clone(from), to: Goal::Outside }
+    }
+
+    /// Whether it leads to this holder of an address.
+    pub(super) fn leads_to(&self, holder: &Holder) -> bool {
+        holder.is(&self.to)
+    }
+
+    /// Whether packets may arrive there as a train, each being known to be due.
+    pub(super) fn takes_trains(&self) -> bool {
+        match &self.to {
+            Goal::Here(port) => port.has_header && !port.download.is_limited(),
+            Goal::Away(_) | Goal::Outside => false,
+        }
+    }
+
     /// The turn of a packet at the receiving side of its destination's access link. On another worker it takes
     /// it there.
     pub(super) fn turn(&self, now: Duration, length: usize) -> Turn {
-        match self {
-            Self::Here(port) => port.download.turn(now, length),
-            Self::Away(_) | Self::Outside(_) => Turn::Now,
+        match &self.to {
+            Goal::Here(port) => port.download.turn(now, length),
+            Goal::Away(_) | Goal::Outside => Turn::Now,
         }
     }
 
     /// When a packet must be handed over that is due at `due` and left at `departure`.
     pub(super) fn hand_over_at(&self, due: Duration, departure: Duration) -> Duration {
-        match self {
-            Self::Here(_) | Self::Outside(_) => due,
-            Self::Away(stream) => stream.send_at(due, departure),
+        match &self.to {
+            Goal::Here(_) | Goal::Outside => due,
+            Goal::Away(stream) => stream.send_at(due, departure),
         }
     }
 
-    /// Hands a packet over that is due.
-    pub(super) fn deliver(&self, bytes: &[u8]) -> Fate {
-        match self {
-            Self::Here(port) if !port.is_present() => Fate::Absent,
-            Self::Here(port) => match nix::unistd::write(&port.device, bytes) {
-                Ok(_) => Fate::Delivered,
-                Err(_) => Fate::NotTaken,
-            },
-            Self::Away(stream) if stream.send(bytes) => Fate::Sent,
-            Self::Away(_) => Fate::NotTaken,
-            Self::Outside(port) => port.gate.leave(port, bytes),
+    /// Hands a frame over that is due.
+    pub(super) fn deliver(&self, frame: &mut [u8]) -> Fate {
+        match &self.to {
+            Goal::Here(port) if !port.is_present() => Fate::Absent,
+            Goal::Here(port) if port.write(frame) => Fate::Delivered,
+            Goal::Here(_) => Fate::NotTaken,
+            Goal::Away(stream) => {
+                offload::finish(frame);
+                if stream.send(offload::packet(frame)) { Fate::Sent } else { Fate::NotTaken }
+            }
+            Goal::Outside => {
+                offload::finish(frame);
+                self.from.gate.leave(&self.from, offload::packet(frame))
+            }
         }
     }
 }

@@ -26,6 +26,8 @@ pub struct Links {
     /// For each class, for each class it sends to; empty when no path has a shape and none is cut.
     paths: Vec<Path>,
     cuts: BTreeMap<u16, Cut>,
+    /// Whether what is sent to many reaches all of the run.
+    pub multicast: bool,
 }
 
 /// The access link of a class.
@@ -72,8 +74,8 @@ impl Links {
         });
         let classes = plan.classes.len();
         let access = plan.classes.iter().map(|link| Access { link: *link, changes: 0 }).collect();
-        let mut links =
-            Self { class_of: class_of.collect(), access, paths: Vec::new(), cuts: BTreeMap::new() };
+        let (paths, cuts, multicast) = (Vec::new(), BTreeMap::new(), plan.multicast);
+        let mut links = Self { class_of: class_of.collect(), access, paths, cuts, multicast };
         if !plan.paths.is_empty() {
             let pairs = (0..classes).flat_map(|from| (0..classes).map(move |to| (from, to)));
             links.paths = pairs.map(|(from, to)| Path::shaped(plan.path(from, to))).collect();

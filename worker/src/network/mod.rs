@@ -9,7 +9,9 @@
 //! links      what the composition says between groups       pure
 //! rules      which shape and filter a destination has       pure
 //! addresses  who has which address (common)                 pure
-//! packet     IPv4 headers, ICMP answers                     pure
+//! packet     IP headers, ICMP answers                       pure
+//! offload    trains of packets and their checksums          pure
+//! spin       when a thread may spin                         pure
 //! counters   what became of packets
 //! tally      what a thread measures of each run
 //! download   the receiving side of an access link
@@ -17,6 +19,10 @@
 //! switch     the default network: its control side
 //! plane      its data plane, one thread each
 //! thread     such a thread seen from outside
+//! port       an instance's interface
+//! interface  its addresses
+//! sender     the sending side of an instance
+//! waiting    packets that wait for their time
 //! goal       where a packet goes: an interface, another worker, or outside
 //! overlay    between workers
 //! probe      asks instances how the network treats them
@@ -48,22 +54,29 @@ mod device;
 mod download;
 pub mod egress;
 mod goal;
+mod interface;
 pub mod jitter;
 pub mod kernel;
 pub mod links;
 mod namespace;
 pub mod nat;
 mod netlink;
+mod numbers;
+mod offload;
 pub mod overlay;
 pub mod packet;
 mod plane;
+mod port;
 pub mod probe;
 mod queue;
 pub mod rules;
+mod sender;
 pub mod shape;
+mod spin;
 pub mod switch;
 mod tally;
 mod thread;
+mod waiting;
 pub mod wire;
 
 /// What a network can do. What it cannot is refused before the run starts, or when it is asked for.

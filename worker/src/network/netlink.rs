@@ -35,6 +35,19 @@ pub(super) fn routing_socket() -> io::Result<OwnedFd> {
     Ok(socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, route)?)
 }
 
+/// The network namespace a socket was made in.
+#[expect(unsafe_code, reason = "SIOCGSKNS has no safe wrapper")]
+pub(super) fn namespace_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SIOCGSKNS: libc::Ioctl = 0x894c;
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the call takes nothing else.
+    let namespace = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    if namespace < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for the caller, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
+}
+
 impl Netlink {
     /// Asks for one thing and waits for the kernel's answer.
     pub(super) fn ask(&self, what: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
@@ -59,16 +72,8 @@ impl Netlink {
     }
 
     /// The network namespace it speaks about.
-    #[expect(unsafe_code, reason = "SIOCGSKNS has no safe wrapper")]
     pub(super) fn namespace(&self) -> io::Result<OwnedFd> {
-        const SIOCGSKNS: libc::Ioctl = 0x894c;
-        // SAFETY: the descriptor is open for as long as `self` is borrowed, and the call takes nothing else.
-        let namespace = unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCGSKNS) };
-        if namespace < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just made this descriptor for the caller, and nobody else knows it.
-        Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
+        namespace_of(self.socket.as_fd())
     }
 
     fn send(&self, what: RouteNetlinkMessage, flags: u16) -> io::Result<()> {

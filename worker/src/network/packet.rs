@@ -1,24 +1,61 @@
-//! Reads IPv4 headers and writes the few ICMP packets the network itself sends. Pure.
+//! Reads IP headers and writes the few ICMP packets the network itself sends. Pure.
+//!
+//! An instance has one address, written in two ways: IPv4, and its counterpart in IPv6 (see
+//! [`groundswell_common::addresses::counterpart`]). What is read here names addresses by IPv4, so that
+//! everything that is decided by address holds for both.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use groundswell_common::addresses::{counterpart, of_counterpart};
+
+use super::offload::{add, fold};
 
 use super::probe::PROBE_TOS;
 
 const ICMP: u8 = 1;
-const ECHO_REPLY: u8 = 0;
-const UNREACHABLE: u8 = 3;
-const ECHO_REQUEST: u8 = 8;
-/// "Communication with destination host administratively prohibited": `EHOSTUNREACH` for the sender.
-const HOST_PROHIBITED: u8 = 10;
+const IGMP: u8 = 2;
+const ICMPV6: u8 = 58;
+/// In IPv6, what comes before the reports of group membership.
+const HOP_BY_HOP: u8 = 0;
+const FRAGMENT: u8 = 44;
 const HEADER: usize = 20;
+const HEADER_V6: usize = 40;
+/// As much of a packet as an ICMPv6 error may quote: the whole error fits the smallest MTU there is.
+const QUOTED_V6: usize = 1280 - HEADER_V6 - 8;
+
+/// The numbers of ICMP messages, which the two versions do not share.
+struct Messages {
+    echo_request: u8,
+    echo_reply: u8,
+    /// Type and code of "administratively prohibited": `EHOSTUNREACH` for the sender, `EACCES` in IPv6.
+    prohibited: [u8; 2],
+}
+
+const V4: Messages = Messages { echo_request: 8, echo_reply: 0, prohibited: [3, 10] };
+const V6: Messages = Messages { echo_request: 128, echo_reply: 129, prohibited: [1, 1] };
+
+/// The version of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
 
 /// What the network needs to know of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ipv4Header {
-    /// Where it comes from.
+pub struct Header {
+    /// Which header it has.
+    pub version: Version,
+    /// Where it comes from. 0.0.0.0 stands for what is nobody's counterpart.
     pub source: Ipv4Addr,
-    /// Where it goes.
+    /// Where it goes, in the same way.
     pub destination: Ipv4Addr,
+    /// Whether it goes to many: multicast, or broadcast in every subnet.
+    pub group: bool,
+    /// Whether it is what a kernel says by itself of its interface: who else is there, which groups it is in.
+    pub upkeep: bool,
     /// Bytes of the header with its options.
     pub header_length: usize,
     /// Bytes of the whole packet.
@@ -31,90 +68,157 @@ pub struct Ipv4Header {
     pub probes: bool,
 }
 
-/// Reads the header of an IPv4 packet; `None` when it is not one or is cut short.
+/// Reads the header of a packet; `None` when it is not one or is cut short.
 #[must_use]
-pub fn parse(packet: &[u8]) -> Option<Ipv4Header> {
-    if packet.len() < HEADER || packet[0] >> 4 != 4 {
-        return None;
+pub fn parse(packet: &[u8]) -> Option<Header> {
+    match packet.first()? >> 4 {
+        4 => parse_v4(packet),
+        6 => parse_v6(packet),
+        _ => None,
     }
-    let header_length = usize::from(packet[0] & 0x0f) * 4;
-    let total_length = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+}
+
+fn parse_v4(packet: &[u8]) -> Option<Header> {
+    let header: &[u8; HEADER] = packet.first_chunk()?;
+    let header_length = usize::from(header[0] & 0x0f) * 4;
+    let total_length = usize::from(u16::from_be_bytes([header[2], header[3]]));
     if header_length < HEADER || total_length < header_length || total_length > packet.len() {
         return None;
     }
-    Some(Ipv4Header {
-        source: address(packet, 12),
-        destination: address(packet, 16),
+    let address = |at: usize| Ipv4Addr::from(std::array::from_fn::<u8, 4, _>(|k| header[at + k]));
+    let destination = address(16);
+    Some(Header {
+        version: Version::V4,
+        source: address(12),
+        destination,
+        group: destination.is_multicast() || destination.is_broadcast(),
+        upkeep: header[9] == IGMP,
         header_length,
         total_length,
-        protocol: packet[9],
-        later_fragment: u16::from_be_bytes([packet[6], packet[7]]) & 0x1fff != 0,
-        probes: packet[1] == PROBE_TOS,
+        protocol: header[9],
+        later_fragment: u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0,
+        probes: header[1] == PROBE_TOS,
     })
 }
 
-fn address(packet: &[u8], at: usize) -> Ipv4Addr {
-    Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3])
+fn parse_v6(packet: &[u8]) -> Option<Header> {
+    let header: &[u8; HEADER_V6] = packet.first_chunk()?;
+    let total_length = HEADER_V6 + usize::from(u16::from_be_bytes([header[4], header[5]]));
+    if total_length > packet.len() {
+        return None;
+    }
+    let address = |at: usize| Ipv6Addr::from(std::array::from_fn::<u8, 16, _>(|k| header[at + k]));
+    let (source, destination, protocol) = (address(8), address(24), header[6]);
+    let named = |address| of_counterpart(address).unwrap_or(Ipv4Addr::UNSPECIFIED);
+    let group = destination.is_multicast();
+    // Fragments have a header of their own; their offset is in its third and fourth byte.
+    let fragment = packet.get(HEADER_V6..HEADER_V6 + 4).filter(|_| protocol == FRAGMENT);
+    Some(Header {
+        version: Version::V6,
+        source: named(source),
+        destination: named(destination),
+        group,
+        upkeep: group && (protocol == ICMPV6 || protocol == HOP_BY_HOP),
+        header_length: HEADER_V6,
+        total_length,
+        protocol,
+        later_fragment: fragment
+            .is_some_and(|fragment| u16::from_be_bytes([fragment[2], fragment[3]]) & 0xfff8 != 0),
+        probes: false,
+    })
+}
+
+impl Header {
+    fn messages(&self) -> Option<&'static Messages> {
+        match (self.version, self.protocol) {
+            (Version::V4, ICMP) => Some(&V4),
+            (Version::V6, ICMPV6) => Some(&V6),
+            (Version::V4 | Version::V6, _) => None,
+        }
+    }
 }
 
 /// The ICMP error that tells the sender of `packet` that its destination is prohibited.
 ///
-/// There is none for an ICMP error or a later fragment, as RFC 1122 demands.
+/// There is none for an ICMP error or a later fragment, as RFC 1122 and RFC 4443 demand.
 #[must_use]
 pub fn prohibited(packet: &[u8], gateway: Ipv4Addr) -> Option<Vec<u8>> {
     let header = parse(packet)?;
-    let asks = packet.get(header.header_length) == Some(&ECHO_REQUEST);
-    if header.later_fragment || (header.protocol == ICMP && !asks) {
+    let of_icmp = header.messages();
+    let asks =
+        of_icmp.is_some_and(|icmp| packet.get(header.header_length) == Some(&icmp.echo_request));
+    if header.later_fragment || header.group || (of_icmp.is_some() && !asks) {
         return None;
     }
-    let quoted = &packet[..header.total_length.min(header.header_length + 8)];
-    let mut body = vec![UNREACHABLE, HOST_PROHIBITED, 0, 0, 0, 0, 0, 0];
-    body.extend_from_slice(quoted);
-    icmp(gateway, header.source, body)
+    let (icmp, quoted) = match header.version {
+        Version::V4 => (&V4, header.header_length + 8),
+        Version::V6 => (&V6, QUOTED_V6),
+    };
+    let [kind, code] = icmp.prohibited;
+    let mut body = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    body.extend_from_slice(&packet[..header.total_length.min(quoted)]);
+    message(header.version, gateway, header.source, body)
 }
 
 /// The answer to `packet` if it is a ping.
 #[must_use]
 pub fn echo_reply(packet: &[u8]) -> Option<Vec<u8>> {
     let header = parse(packet)?;
+    let icmp = header.messages()?;
     let body = &packet[header.header_length..header.total_length];
-    let whole = header.protocol == ICMP && !header.later_fragment && body.len() >= 8;
-    if !whole || body[0] != ECHO_REQUEST {
+    if header.later_fragment || body.len() < 8 || body[0] != icmp.echo_request {
         return None;
     }
     let mut body = body.to_vec();
-    body[0] = ECHO_REPLY;
-    icmp(header.destination, header.source, body)
+    body[0] = icmp.echo_reply;
+    message(header.version, header.destination, header.source, body)
 }
 
-fn icmp(source: Ipv4Addr, destination: Ipv4Addr, mut body: Vec<u8>) -> Option<Vec<u8>> {
+fn message(
+    version: Version,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    mut body: Vec<u8>,
+) -> Option<Vec<u8>> {
     body[2..4].fill(0);
-    let sum = checksum(&body);
+    let length = u16::try_from(body.len()).ok()?;
+    let mut packet = match version {
+        Version::V4 => header_v4(source, destination, length)?,
+        Version::V6 => header_v6(source, destination, length),
+    };
+    let pseudo = match version {
+        Version::V4 => 0,
+        Version::V6 => add(&packet[8..], u64::from(length) + u64::from(ICMPV6)),
+    };
+    let sum = !fold(add(&body, pseudo));
     body[2..4].copy_from_slice(&sum.to_be_bytes());
-    let total = u16::try_from(HEADER + body.len()).ok()?;
-    let mut packet = vec![0_u8; HEADER];
-    packet[0] = 0x45;
-    packet[2..4].copy_from_slice(&total.to_be_bytes());
-    packet[8] = 64;
-    packet[9] = ICMP;
-    packet[12..16].copy_from_slice(&source.octets());
-    packet[16..20].copy_from_slice(&destination.octets());
-    let sum = checksum(&packet);
-    packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet.extend_from_slice(&body);
     Some(packet)
 }
 
-/// The Internet checksum of RFC 1071.
-fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum = 0_u32;
-    for pair in bytes.chunks(2) {
-        sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).expect("it was folded")
+fn header_v4(source: Ipv4Addr, destination: Ipv4Addr, length: u16) -> Option<Vec<u8>> {
+    let total = length.checked_add(20)?;
+    let mut header = vec![0_u8; HEADER];
+    header[0] = 0x45;
+    header[2..4].copy_from_slice(&total.to_be_bytes());
+    header[8] = 64;
+    header[9] = ICMP;
+    header[12..16].copy_from_slice(&source.octets());
+    header[16..20].copy_from_slice(&destination.octets());
+    let sum = !fold(add(&header, 0));
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    Some(header)
+}
+
+fn header_v6(source: Ipv4Addr, destination: Ipv4Addr, length: u16) -> Vec<u8> {
+    let mut header = vec![0_u8; HEADER_V6];
+    header[0] = 0x60;
+    header[4..6].copy_from_slice(&length.to_be_bytes());
+    header[6] = ICMPV6;
+    header[7] = 64;
+    header[8..24].copy_from_slice(&counterpart(source).octets());
+    header[24..40].copy_from_slice(&counterpart(destination).octets());
+    header
 }
 
 #[cfg(test)]
@@ -126,35 +230,59 @@ mod tests {
     const ONE: Ipv4Addr = Ipv4Addr::new(16, 0, 0, 2);
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(16, 0, 0, 1);
 
-    fn ping() -> Vec<u8> {
-        icmp(ONE, GATEWAY, vec![ECHO_REQUEST, 0, 0, 0, 1, 2, 3, 4, 5]).expect("it is short")
+    fn ping(version: Version) -> Vec<u8> {
+        let kind = if version == Version::V4 { V4.echo_request } else { V6.echo_request };
+        let body = vec![kind, 0, 0, 0, 1, 2, 3, 4, 5];
+        message(version, ONE, GATEWAY, body).expect("it is short")
+    }
+
+    /// Whether the checksum of an ICMP message is right.
+    fn is_sound(packet: &[u8]) -> bool {
+        match packet[0] >> 4 {
+            4 => fold(add(&packet[..20], 0)) == 0xffff && fold(add(&packet[20..], 0)) == 0xffff,
+            _ => fold(add(&packet[8..], 58 + (packet.len() - 40) as u64)) == 0xffff,
+        }
     }
 
     #[test]
     fn a_ping_is_answered_with_its_own_words() {
-        let reply = echo_reply(&ping()).expect("it is a ping");
-        let header = parse(&reply).expect("it is a packet");
-        assert_eq!((header.source, header.destination), (GATEWAY, ONE));
-        assert_eq!(&reply[24..], &[1, 2, 3, 4, 5]);
-        assert_eq!(checksum(&reply[..HEADER]), 0);
-        assert_eq!(checksum(&reply[HEADER..]), 0);
-        assert_eq!(echo_reply(&reply), None);
+        for version in [Version::V4, Version::V6] {
+            let reply = echo_reply(&ping(version)).expect("it is a ping");
+            let header = parse(&reply).expect("it is a packet");
+            assert_eq!((header.source, header.destination), (GATEWAY, ONE));
+            assert_eq!(&reply[header.header_length + 4..], &[1, 2, 3, 4, 5]);
+            assert!(is_sound(&reply));
+            assert_eq!(echo_reply(&reply), None);
+        }
     }
 
     #[test]
     fn an_error_is_never_answered_with_an_error() {
-        let error = prohibited(&ping(), GATEWAY).expect("a ping may be rejected");
-        assert_eq!(error[HEADER..HEADER + 2], [UNREACHABLE, HOST_PROHIBITED]);
-        assert_eq!(checksum(&error[HEADER..]), 0);
-        assert_eq!(prohibited(&error, ONE), None);
+        for (version, icmp) in [(Version::V4, &V4), (Version::V6, &V6)] {
+            let error = prohibited(&ping(version), GATEWAY).expect("a ping may be rejected");
+            let header = parse(&error).expect("it is a packet");
+            assert_eq!(error[header.header_length..][..2], icmp.prohibited);
+            assert!(is_sound(&error));
+            assert_eq!(prohibited(&error, ONE), None);
+        }
+    }
+
+    #[test]
+    fn what_a_kernel_says_by_itself_is_known_and_strangers_are_nobody() {
+        let mut solicitation = header_v6(ONE, GATEWAY, 0);
+        solicitation[24..40].copy_from_slice(&Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2).octets());
+        let header = parse(&solicitation).expect("it is a packet");
+        assert!(header.group && header.upkeep);
+        solicitation[8] = 0x20;
+        assert_eq!(parse(&solicitation).expect("a packet").source, Ipv4Addr::UNSPECIFIED);
     }
 
     proptest! {
         #[test]
-        fn any_bytes_may_come_out_of_a_device(bytes in prop::collection::vec(any::<u8>(), 0..80), v4: bool) {
+        fn any_bytes_may_come_out_of_a_device(bytes in prop::collection::vec(any::<u8>(), 0..80), first in 0..3_usize) {
             let mut bytes = bytes;
-            if let (true, Some(first)) = (v4, bytes.first_mut()) {
-                *first = 0x45;
+            if let (Some(version), Some(first)) = ([0x45, 0x60].get(first), bytes.first_mut()) {
+                *first = *version;
             }
             let _ = (parse(&bytes), echo_reply(&bytes), prohibited(&bytes, GATEWAY));
         }

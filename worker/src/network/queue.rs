@@ -1,36 +1,48 @@
 //! What is due later, in order. Pure.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
 /// Things with a time each. What is due at the same time comes out in the order it went in.
+///
+/// The heap holds times and places only, because it moves what it holds at every step.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
-    heap: BinaryHeap<Entry<T>>,
+    heap: BinaryHeap<Reverse<Entry>>,
+    things: Vec<Option<T>>,
+    free: Vec<usize>,
     pushed: u64,
 }
 
-#[derive(Debug)]
-struct Entry<T> {
-    due: Duration,
+/// Compared by its first two fields; no two have both in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    /// In nanoseconds.
+    due: u64,
     number: u64,
-    what: T,
+    place: usize,
 }
 
 impl<T> Queue<T> {
     pub(super) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), pushed: 0 }
+        Self { heap: BinaryHeap::new(), things: Vec::new(), free: Vec::new(), pushed: 0 }
     }
 
     pub(super) fn push(&mut self, due: Duration, what: T) {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.things.push(None);
+            self.things.len() - 1
+        });
+        self.things[place] = Some(what);
         self.pushed += 1;
-        self.heap.push(Entry { due, number: self.pushed, what });
+        let due = u64::try_from(due.as_nanos()).unwrap_or(u64::MAX);
+        self.heap.push(Reverse(Entry { due, number: self.pushed, place }));
     }
 
     /// When the first is due.
     pub(super) fn next_due(&self) -> Option<Duration> {
-        self.heap.peek().map(|entry| entry.due)
+        self.heap.peek().map(|Reverse(entry)| Duration::from_nanos(entry.due))
     }
 
     /// Takes the first out if it is due.
@@ -38,35 +50,24 @@ impl<T> Queue<T> {
         if self.next_due()? > now {
             return None;
         }
-        self.heap.pop().map(|entry| entry.what)
+        let Reverse(entry) = self.heap.pop()?;
+        self.free.push(entry.place);
+        self.things[entry.place].take()
     }
 
     /// Keeps only what `keep` says.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        self.heap.retain(|entry| keep(&entry.what));
+        let (things, free) = (&mut self.things, &mut self.free);
+        self.heap.retain(|Reverse(entry)| {
+            let kept = things[entry.place].as_ref().is_some_and(&mut keep);
+            if !kept {
+                things[entry.place] = None;
+                free.push(entry.place);
+            }
+            kept
+        });
     }
 }
-
-impl<T> Ord for Entry<T> {
-    /// The heap gives out the greatest, so the first due is the greatest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.due, other.number).cmp(&(self.due, self.number))
-    }
-}
-
-impl<T> PartialOrd for Entry<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> PartialEq for Entry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl<T> Eq for Entry<T> {}
 
 #[cfg(test)]
 mod tests {

@@ -12,12 +12,12 @@
 //! A configuration replaces the one before as a whole. Testground leaves the routes of an earlier
 //! configuration in place until an explicit accept; here a rule that is not repeated is gone.
 
-use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use groundswell_common::link::{Filter, LinkShape, NetworkConfig};
 use ipnet::Ipv4Net;
 
+use super::numbers::Numbered;
 use super::shape::Clock;
 use super::tally::Meter;
 
@@ -39,6 +39,22 @@ pub struct Lane {
     pub(super) meter: Option<Meter>,
     /// Whether a rule made it: then its shape stands alone, and no path adds to it.
     pub ruled: bool,
+    /// The packet to many that it has sent last, and its clock before.
+    pub(super) group: (u64, Clock),
+}
+
+impl Lane {
+    /// Whether the packet to many with this number has taken its turn here already; then the clock goes back to
+    /// before, so that another copy of it leaves at the same time.
+    pub(super) fn sends_again(&mut self, group: u64) -> bool {
+        let again = self.group.0 == group;
+        if again {
+            self.clock = self.group.1;
+        } else {
+            self.group = (group, self.clock);
+        }
+        again
+    }
 }
 
 /// The shapes and filters of one instance.
@@ -46,7 +62,7 @@ pub struct Lane {
 pub struct Rules {
     lanes: Vec<Lane>,
     /// By prefix length, longest first: network to entry.
-    prefixes: Vec<(u8, HashMap<Ipv4Addr, Entry>)>,
+    prefixes: Vec<(u8, Numbered<u32, Entry>)>,
 }
 
 impl Default for Rules {
@@ -86,10 +102,10 @@ impl Rules {
         let length = subnet.prefix_len();
         let place = self.prefixes.binary_search_by(|(other, _)| length.cmp(other));
         let place = place.unwrap_or_else(|place| {
-            self.prefixes.insert(place, (length, HashMap::new()));
+            self.prefixes.insert(place, (length, Numbered::default()));
             place
         });
-        self.prefixes[place].1.insert(subnet.network(), entry);
+        self.prefixes[place].1.insert(subnet.network().to_bits(), entry);
     }
 
     /// The filter a rule has for packets to `destination`, and their lane.
@@ -110,12 +126,13 @@ impl Rules {
 }
 
 fn lane(shape: LinkShape, ruled: bool) -> Lane {
-    Lane { shape, clock: Clock::default(), ruled, meter: None }
+    let clock = Clock::default();
+    Lane { shape, clock, ruled, meter: None, group: (0, clock) }
 }
 
-fn network(address: Ipv4Addr, length: u8) -> Ipv4Addr {
+fn network(address: Ipv4Addr, length: u8) -> u32 {
     let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-    Ipv4Addr::from_bits(address.to_bits() & mask)
+    address.to_bits() & mask
 }
 
 /// What of a configuration does not act as its author may think, each a sentence for people.

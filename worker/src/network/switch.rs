@@ -8,7 +8,8 @@
 //! A run whose instances are on several workers has the other switches as [`super::overlay`] reaches them, and
 //! the coordinator's word on who has which address.
 //!
-//! IPv4 only, no broadcast and no multicast. `.0.1` of a run's subnet answers pings.
+//! Each instance has one address, IPv4 and its counterpart in IPv6. `.0.1` of a run's subnet answers pings. What is
+//! sent to many reaches all of the run where its links say so, and nobody elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -32,8 +33,10 @@ use super::overlay::counters::Underlay;
 use super::overlay::end::End;
 use super::overlay::peer::Away;
 use super::overlay::{Others, UnderlayCounts};
-use super::plane::{Change, Port, RunFacts};
+use super::plane::{Change, RunFacts};
+use super::port::Port;
 use super::rules::{self, Rules};
+use super::spin;
 use super::thread::{Answers, Thread, done, host};
 use super::{Attachment, Caps, Expected, Move, Network, NetworkError, device};
 
@@ -81,11 +84,11 @@ impl Switch {
     /// # Errors
     /// When this host gives no thread or no descriptor for it.
     pub fn new(threads: usize) -> Result<Self, NetworkError> {
-        Self::spinning(threads, Duration::ZERO)
+        Self::spinning(threads, spin::LONGEST)
     }
 
-    /// As [`Switch::new`]; the threads do not sleep but spin for the last `spin` before a packet is due.
-    /// That is more punctual, for a thread that has a core to itself.
+    /// As [`Switch::new`]; a thread that has a core to itself does not sleep but spins for the last `spin` before
+    /// a packet is due, as [`super::spin`] has it.
     ///
     /// # Errors
     /// As [`Switch::new`].

@@ -3,7 +3,6 @@
 //!
 //! Each thread owns one of these, so nothing is shared or locked per packet. A copy is handed out on request.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use groundswell_common::fidelity::{LANES_COUNTED, LaneReport, NetworkReport, Sta
 use groundswell_common::link::LinkShape;
 use tokio::time::Instant;
 
+use super::numbers::Numbered;
 use super::rules::Lane;
 use super::shape::{Pair, Verdict, travel};
 
@@ -21,7 +21,7 @@ const STALL: Duration = Duration::from_millis(1);
 /// The measurements of one thread.
 pub(super) struct Tallies {
     start: Instant,
-    runs: HashMap<u64, Tally>,
+    runs: Numbered<u64, Tally>,
     /// When the thread was last seen at work.
     alive: Duration,
 }
@@ -53,6 +53,7 @@ pub(super) struct Meter {
 pub(super) struct Mark {
     lane: usize,
     turn: Option<Turn>,
+    packets: u64,
 }
 
 /// A packet's turn at a rate.
@@ -82,14 +83,36 @@ impl Flow {
 impl Mark {
     /// The mark of a second copy, which takes no turn of its own.
     pub(super) fn of_copy(&self) -> Self {
-        Self { lane: self.lane, turn: None }
+        Self::new(self.lane)
+    }
+
+    fn new(lane: usize) -> Self {
+        Self { lane, turn: None, packets: 1 }
+    }
+
+    /// How many packets it is of.
+    pub(super) fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// Takes in the mark of a packet of the same pair that is written together with this one.
+    pub(super) fn join(&mut self, next: Self) {
+        self.packets += next.packets;
+        match (&mut self.turn, next.turn) {
+            (Some(turn), Some(next)) => {
+                turn.bytes += next.bytes;
+                turn.first |= next.first;
+            }
+            (Some(_), None) => {}
+            (turn @ None, next) => *turn = next,
+        }
     }
 }
 
 impl Tallies {
     /// Times count from `start`.
     pub(super) fn new(start: Instant) -> Self {
-        Self { start, runs: HashMap::new(), alive: Duration::ZERO }
+        Self { start, runs: Numbered::default(), alive: Duration::ZERO }
     }
 
     pub(super) fn open(&mut self, run: u64) {
@@ -112,10 +135,10 @@ impl Tallies {
         }
     }
 
-    /// Counts a packet that a filter keeps from going.
-    pub(super) fn filtered(&mut self, run: u64, lane: &mut Lane, length: usize) {
-        if let Some((counts, _)) = self.count(run, lane, length) {
-            counts.filtered += 1;
+    /// Counts packets that a filter keeps from going.
+    pub(super) fn filtered(&mut self, run: u64, lane: &mut Lane, packets: u64, bytes: u64) {
+        if let Some((counts, _)) = self.count(run, lane, packets, bytes) {
+            counts.filtered += packets;
         }
     }
 
@@ -137,12 +160,12 @@ impl Tallies {
         }
         let busy = lane.clock.is_busy(now);
         let verdict = travel(&[&lane.shape], &mut lane.clock, &mut flow.pair, now, length);
-        let Some((counts, meter)) = self.count(run, lane, length) else {
-            return (verdict, Mark { lane: usize::MAX, turn: None });
+        let Some((counts, meter)) = self.count(run, lane, 1, length as u64) else {
+            return (verdict, Mark::new(usize::MAX));
         };
         tell(counts, verdict);
         let turn = meter.turn(busy, verdict, length);
-        (verdict, Mark { lane: meter.lane, turn })
+        (verdict, Mark { turn, ..Mark::new(meter.lane) })
     }
 
     /// Counts a packet that met an access link and a path, under what both do together. The rate is not
@@ -157,7 +180,7 @@ impl Tallies {
         length: usize,
     ) -> Mark {
         let Some(tally) = self.runs.get_mut(&run) else {
-            return Mark { lane: usize::MAX, turn: None };
+            return Mark::new(usize::MAX);
         };
         let place = match &flow.counted {
             Some((known, other, place)) if (known, other) == (&access, &path) => *place,
@@ -172,29 +195,30 @@ impl Tallies {
             counts.bytes += length as u64;
             tell(counts, verdict);
         }
-        Mark { lane: place, turn: None }
+        Mark::new(place)
     }
 
-    /// Counts a packet and finds where.
+    /// Counts packets and finds where.
     fn count<'a>(
         &'a mut self,
         run: u64,
         lane: &'a mut Lane,
-        length: usize,
+        packets: u64,
+        bytes: u64,
     ) -> Option<(&'a mut LaneReport, &'a mut Meter)> {
         let tally = self.runs.get_mut(&run)?;
         let shape = lane.shape;
         let meter = lane.meter.get_or_insert_with(|| Meter::new(tally.lane(shape), &shape));
         let counts = tally.lanes.get_mut(meter.lane)?;
-        counts.packets += 1;
-        counts.bytes += length as u64;
+        counts.packets += packets;
+        counts.bytes += bytes;
         Some((counts, meter))
     }
 
     /// Counts a packet for which there was no memory.
     pub(super) fn no_memory(&mut self, run: u64, mark: &Mark) {
         if let Some(counts) = self.lane(run, mark) {
-            counts.no_memory += 1;
+            counts.no_memory += mark.packets;
         }
     }
 
@@ -203,7 +227,7 @@ impl Tallies {
         let now = self.start.elapsed();
         self.beat(now);
         let Some(counts) = self.lane(run, mark) else { return };
-        counts.late.record(nanoseconds(now.saturating_sub(due)));
+        counts.late.record_many(nanoseconds(now.saturating_sub(due)), mark.packets);
         let Some(turn) = &mark.turn else { return };
         let before = turn.written.swap(nanoseconds(now), Ordering::Relaxed);
         if turn.bytes > 0 && before > 0 {
@@ -335,7 +359,7 @@ pub(super) fn decide_uncounted(
         Some(path) => travel(&[&lane.shape, path], &mut lane.clock, &mut flow.pair, now, length),
         None => travel(&[&lane.shape], &mut lane.clock, &mut flow.pair, now, length),
     };
-    (verdict, Mark { lane: usize::MAX, turn: None })
+    (verdict, Mark::new(usize::MAX))
 }
 
 fn tell(counts: &mut LaneReport, verdict: Verdict) {
@@ -383,7 +407,8 @@ mod tests {
     }
 
     fn lane(shape: LinkShape) -> Lane {
-        Lane { shape, clock: Clock::default(), ruled: false, meter: None }
+        let clock = Clock::default();
+        Lane { shape, clock, ruled: false, meter: None, group: (0, clock) }
     }
 
     fn only(tallies: &Tallies) -> LaneReport {
@@ -412,7 +437,7 @@ mod tests {
                 tallies.written(RUN, &mark, at);
             }
         }
-        tallies.filtered(RUN, &mut lane, 1_000);
+        tallies.filtered(RUN, &mut lane, 1, 1_000);
         let counted = only(&tallies);
         assert_eq!((counted.packets, counted.bytes, counted.filtered), (2_001, 2_001_000, 1));
         assert_eq!(counted.late.count(), delivered);

@@ -1,11 +1,14 @@
 //! The threads of the data network, seen from outside: each is told changes, woken for them, and answers.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
@@ -30,6 +33,41 @@ pub(super) struct ThreadParts {
     pub(super) epoll: Epoll,
     pub(super) wake: Arc<EventFd>,
     pub(super) inbox: Receiver<Command>,
+}
+
+/// Says whether more wants to run on this host than there are cores.
+pub(super) struct Crowd {
+    loads: File,
+    cores: usize,
+}
+
+impl Crowd {
+    /// Absent where the kernel does not say it.
+    pub(super) fn open() -> Option<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Some(Self { loads: File::open("/proc/loadavg").ok()?, cores })
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        let running = || {
+            let mut line = [0; 128];
+            let length = self.loads.read_at(&mut line, 0).ok()?;
+            let line = std::str::from_utf8(&line[..length]).ok()?;
+            // Three averages, then those that run and all there are: 2/345.
+            line.split(' ').nth(3)?.split('/').next()?.parse::<usize>().ok()
+        };
+        running().is_some_and(|running| running > self.cores)
+    }
+}
+
+/// Lets the calling thread go before all ordinary ones, or no longer. Only root may have that; others are less
+/// punctual on a busy host.
+#[expect(unsafe_code, reason = "sched_setscheduler has no safe wrapper")]
+pub(super) fn go_first(first: bool) {
+    let policy = if first { libc::SCHED_FIFO } else { libc::SCHED_OTHER };
+    let parameters = libc::sched_param { sched_priority: i32::from(first) };
+    // SAFETY: 0 means the calling thread, and the call reads the parameters, which outlive it.
+    let _refused = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
 }
 
 /// What the threads will say about a change.

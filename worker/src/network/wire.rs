@@ -1,7 +1,7 @@
 //! Puts the data interface and the listening sockets into a network namespace.
 //!
-//! Everything is done by ioctl in the calling thread's namespace: no command is run and nothing waits for
-//! the kernel's RCU. The data interface is a TUN device that is made persistent at once, because closing
+//! Everything is done by ioctl and netlink in the calling thread's namespace: no command is run and nothing
+//! waits for the kernel's RCU. The data interface is a TUN device that is made persistent at once, because closing
 //! the descriptor of one that is not takes the kernel 31 ms; it goes with its namespace.
 
 use std::ffi::c_ulong;
@@ -21,8 +21,10 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::interface;
+use super::namespace;
 use super::nat::{NatError, NatSpec, Router};
-use super::netlink::routing_socket;
+use super::netlink::{Netlink, namespace_of, routing_socket};
 use crate::runtime::LinkState;
 
 /// The name of the data interface; `example-rust` looks for it.
@@ -54,8 +56,8 @@ pub struct WireSpec {
 /// What was wired. Every descriptor works from outside the namespace.
 #[derive(Debug)]
 pub struct Wired {
-    /// What the data network needs. For the switch the data interface: an L3 TUN device without packet
-    /// information header. For the kernel a routing socket, by which the network makes the interface.
+    /// What the data network needs. For the switch the data interface: an L3 TUN device; see [`open_device`]. For
+    /// the kernel a routing socket, by which the network makes the interface.
     pub device: OwnedFd,
     /// Listens on 127.0.0.1:5050 inside. Non-blocking.
     pub sync: OwnedFd,
@@ -102,11 +104,14 @@ pub fn wire(spec: &WireSpec) -> io::Result<Wired> {
 
 /// Makes the data interface of the switch.
 fn wire_device(spec: &WireSpec, control: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    allow_ipv6();
     let device = open_device(DATA_INTERFACE)?;
     let mut request = request_for(DATA_INTERFACE);
     request.ifr_ifru.ifru_mtu = i32::from(spec.mtu);
     interface_ioctl(control, libc::SIOCSIFMTU, &mut request)?;
-    set_link(control, LinkState { up: true, address: spec.address, prefix: spec.prefix })?;
+    set_flags(control, DATA_INTERFACE, true)?;
+    let link = LinkState { up: true, address: spec.address, prefix: spec.prefix };
+    set_addresses(&routing_socket()?.into(), &link)?;
     Ok(device.into())
 }
 
@@ -161,39 +166,56 @@ pub fn set_link(control: BorrowedFd<'_>, link: LinkState) -> io::Result<()> {
     if !link.up {
         return set_flags(control, DATA_INTERFACE, false);
     }
-    let mask = u32::MAX.checked_shl(32 - u32::from(link.prefix.min(32))).unwrap_or(0);
-    set_address(control, libc::SIOCSIFADDR, link.address)?;
-    set_address(control, libc::SIOCSIFNETMASK, Ipv4Addr::from(mask))?;
-    set_flags(control, DATA_INTERFACE, true)
+    // Up first: what is down cannot have addresses of IPv6.
+    set_flags(control, DATA_INTERFACE, true)?;
+    // By a socket of another kind, which a thread that is inside has to make.
+    let set = || set_addresses(&routing_socket()?.into(), &link);
+    namespace::inside(namespace_of(control)?.as_fd(), set)
+}
+
+fn set_addresses(netlink: &Netlink, link: &LinkState) -> io::Result<()> {
+    let index = nix::net::if_::if_nametoindex(DATA_INTERFACE)?;
+    interface::set_addresses(netlink, index, link.address, link.prefix)
 }
 
 /// Makes the calling thread's namespace ready for interfaces, and returns a socket to administer them.
 fn ready() -> io::Result<OwnedFd> {
-    let control = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        None,
-    )?;
-    // The data network carries IPv4. Without this every device would send router solicitations into it.
-    // A kernel without IPv6 does not have the file, which is as good.
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let control = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
+    // Without this every interface would send router solicitations. A kernel without IPv6 does not have the
+    // file, which is as good.
     let _absent = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
     set_flags(control.as_fd(), "lo", true)?;
     Ok(control)
 }
 
-/// Makes a TUN device in the calling thread's namespace.
-pub(super) fn open_device(interface: &str) -> io::Result<File> {
+/// Lets the next interfaces of the calling thread's namespace have the IPv6 addresses they are given, and none of
+/// their own making: then they ask nobody for routers or neighbours.
+fn allow_ipv6() {
+    for (file, value) in [("addr_gen_mode", "1"), ("disable_ipv6", "0")] {
+        // A kernel without IPv6 does not have them; the data network is IPv4 then.
+        let _absent = std::fs::write(format!("/proc/sys/net/ipv6/conf/default/{file}"), value);
+    }
+}
+
+/// Makes a TUN device in the calling thread's namespace. Before each packet it has the header of
+/// [`super::offload`].
+///
+/// # Errors
+///
+/// When the kernel refuses: no right to administer the namespace, no `/dev/net/tun`, a name that is taken.
+pub fn open_device(interface: &str) -> io::Result<File> {
     let device = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open("/dev/net/tun")?;
     let mut request = request_for(interface);
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI;
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).expect("TUN flags fit the kernel's field");
     interface_ioctl(device.as_fd(), libc::TUNSETIFF, &mut request)?;
     persist(device.as_fd())?;
+    super::device::take_trains(device.as_fd())?;
     Ok(device)
 }
 
@@ -233,17 +255,6 @@ fn request_for(interface: &str) -> libc::ifreq {
     }
     let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_newname: [0; libc::IFNAMSIZ] };
     libc::ifreq { ifr_name: name, ifr_ifru }
-}
-
-fn set_address(control: BorrowedFd<'_>, code: libc::Ioctl, address: Ipv4Addr) -> io::Result<()> {
-    let mut request = request_for(DATA_INTERFACE);
-    let mut data = [0; 14];
-    for (to, from) in data[2..6].iter_mut().zip(address.octets()) {
-        *to = from.cast_signed();
-    }
-    let family = libc::sa_family_t::try_from(libc::AF_INET).expect("AF_INET is 2");
-    request.ifr_ifru.ifru_addr = libc::sockaddr { sa_family: family, sa_data: data };
-    interface_ioctl(control, code, &mut request)
 }
 
 fn set_flags(control: BorrowedFd<'_>, interface: &str, up: bool) -> io::Result<()> {

@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::Duration;
 
+use groundswell_common::network::DataPath;
+use groundswell_worker::network::wire::{DATA_INTERFACE, WireSpec, Wired, open_device, wire};
 use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
@@ -21,9 +23,25 @@ impl Host {
     /// Makes a namespace whose `eth1` has `address` in a /16, and the interface's device.
     pub(crate) fn new(address: Ipv4Addr) -> (Self, OwnedFd) {
         let host = Self::bare();
-        let device = host.enter(make_device);
+        let device = host.enter(|| open_device(DATA_INTERFACE).expect("TUN devices").into());
         host.set_address(address);
         (host, device)
+    }
+
+    /// As [`Host::new`], with a device that has no header before its packets and no trains of them.
+    pub(crate) fn plain(address: Ipv4Addr) -> (Self, OwnedFd) {
+        let host = Self::bare();
+        let device = host.enter(make_plain_device);
+        host.set_address(address);
+        (host, device)
+    }
+
+    /// Makes a namespace that is wired as the worker does it, and what is wired there.
+    pub(crate) fn wired(address: Ipv4Addr) -> (Self, Wired) {
+        let host = Self::bare();
+        let spec = WireSpec { address, prefix: 16, mtu: 1500, data_path: DataPath::Switch };
+        let wired = host.enter(|| wire(&spec).expect("wired"));
+        (host, wired)
     }
 
     /// Makes a namespace without a data interface.
@@ -66,7 +84,7 @@ impl Host {
     }
 }
 
-fn make_device() -> OwnedFd {
+fn make_plain_device() -> OwnedFd {
     let device = OpenOptions::new()
         .read(true)
         .write(true)

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::NetworkWish;
 use super::play;
 use super::selector::{self, Member};
 use crate::composition::{Composition, Run};
@@ -35,12 +36,9 @@ pub(in crate::composition) fn compile(
     let said = network.attachments.regions.is_some()
         || !network.links.is_empty()
         || !network.schedule.is_empty();
+    let NetworkWish { encrypt, multicast, data_path, .. } = *network;
     if silent && !said {
-        return NetworkPlan {
-            encrypt: network.encrypt,
-            data_path: network.data_path,
-            ..NetworkPlan::default()
-        };
+        return NetworkPlan { encrypt, multicast, data_path, ..NetworkPlan::default() };
     }
     if groups.len() > MOST_CLASSES {
         let message = format!("{} groups with links, more than {MOST_CLASSES}", groups.len());
@@ -72,8 +70,7 @@ pub(in crate::composition) fn compile(
         }
     }
     let schedule = play::compile(findings, composition, &members, draft.clone(), end);
-    let (encrypt, data_path) = (network.encrypt, network.data_path);
-    let plan = NetworkPlan { schedule, encrypt, data_path, ..draft.plan() };
+    let plan = NetworkPlan { schedule, encrypt, multicast, data_path, ..draft.plan() };
     check_size(findings, run, &plan);
     plan
 }

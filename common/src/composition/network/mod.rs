@@ -71,6 +71,8 @@ pub(crate) struct NetworkWish {
     /// Packets between workers are encrypted.
     encrypt: bool,
     data_path: DataPath,
+    /// What is sent to many reaches all of the run.
+    multicast: bool,
     /// Where the ways between regions come from, for messages.
     origin: Option<At<String>>,
 }
@@ -104,6 +106,7 @@ pub(super) fn parse(
     let mut network = NetworkWish { links, ..NetworkWish::default() };
     if let Some(table) = file.table("network") {
         network.encrypt = table.bool("encrypt").unwrap_or(false);
+        network.multicast = table.bool("multicast").unwrap_or(false);
         let (origin, regions) = regions_of(findings, &table, groups, source);
         network.origin = origin;
         network.attachments.regions = regions;

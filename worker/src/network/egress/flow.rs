@@ -13,8 +13,7 @@ use super::frames::{self, Refusal};
 use super::policy::{self, Grant};
 use crate::network::counters::Fate;
 use crate::network::download::Turn;
-use crate::network::goal::Goal;
-use crate::network::plane::Port;
+use crate::network::port::Port;
 
 /// What all flows have in common.
 #[derive(Debug)]
@@ -131,7 +130,7 @@ impl Inner {
         match self.port.gate.upload.turn(self.now(), bytes.len()) {
             Turn::Now => return Some(bytes),
             Turn::At(at) => self.held = Some((self.shared.start + at, bytes)),
-            Turn::Never => self.port.counters.count(Fate::Overrun),
+            Turn::Never => self.port.counters.count(Fate::Overrun, 1),
         }
         None
     }
@@ -153,7 +152,7 @@ impl Inner {
         let due = wait(self.port.gate.download.turn(now, bytes.len()))
             .and_then(|one| Some(one.max(wait(self.port.download.turn(now, bytes.len()))?)));
         match due {
-            None => self.port.counters.count(Fate::Overrun),
+            None => self.port.counters.count(Fate::Overrun, 1),
             Some(due) if due <= now => self.deliver(&bytes),
             Some(due) => self.paused = Some((self.shared.start + due, bytes)),
         }
@@ -167,7 +166,7 @@ impl Inner {
     fn deliver(&self, bytes: &[u8]) {
         let fate = give(&self.port, bytes);
         let came = fate == Fate::Delivered;
-        self.port.counters.count(if came { Fate::Returned } else { fate });
+        self.port.counters.count(if came { Fate::Returned } else { fate }, 1);
     }
 
     /// Whether the instance may reach `to` at this moment.
@@ -209,7 +208,7 @@ async fn at(when: Option<Instant>) {
 
 /// Gives a packet to the instance behind `port`.
 pub(super) fn give(port: &Arc<Port>, bytes: &[u8]) -> Fate {
-    Goal::Here(Arc::clone(port)).deliver(bytes)
+    port.give(bytes)
 }
 
 /// Answers a packet of the instance behind `port` with an error, and counts it.
@@ -219,7 +218,7 @@ pub(super) fn refuse(port: &Arc<Port>, packet: &[u8], why: Refusal) {
         Refusal::Unreachable => Fate::NoSuchAddress,
     };
     // Before the answer, so that who has heard it finds it counted.
-    port.counters.count(fate);
+    port.counters.count(fate, 1);
     if let Some(error) = frames::refusal(packet, why) {
         give(port, &error);
     }

@@ -7,7 +7,7 @@ use smoltcp::wire::{
     IpProtocol, Ipv4Packet, Ipv4Repr, TcpPacket, UDP_HEADER_LEN, UdpPacket, UdpRepr,
 };
 
-use crate::network::packet::{self, Ipv4Header};
+use crate::network::packet::{self, Header};
 
 const HOP_LIMIT: u8 = 64;
 /// Numbers of protocols.
@@ -117,7 +117,7 @@ fn packet_of(
 
 /// The ICMP error for a packet whose destination an instance may not or cannot reach.
 pub(super) fn refusal(packet: &[u8], why: Refusal) -> Option<Vec<u8>> {
-    let Ipv4Header { destination, .. } = packet::parse(packet)?;
+    let Header { destination, .. } = packet::parse(packet)?;
     let mut error = packet::prohibited(packet, destination)?;
     if why == Refusal::Unreachable {
         // The code of an ICMP error, and its checksum: the codes differ by a number that the sum has to make up.

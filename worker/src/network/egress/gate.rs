@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use super::policy::Grant;
 use crate::network::counters::Fate;
 use crate::network::download::Download;
-use crate::network::plane::Port;
+use crate::network::port::Port;
 
 /// Flows one instance may have at a time.
 const FLOWS: usize = 512;

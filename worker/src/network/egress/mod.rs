@@ -40,7 +40,7 @@ use self::frames::Cargo;
 use self::gate::{Gate, Leaving};
 use super::NetworkError;
 use super::counters::Fate;
-use super::plane::Port;
+use super::port::Port;
 
 mod datagrams;
 mod flow;
@@ -154,7 +154,7 @@ impl Router {
 
     fn route(&mut self, port: &Arc<Port>, bytes: Box<[u8]>) {
         let Some(cargo) = frames::cargo(&bytes) else {
-            return port.counters.count(Fate::Uncarried);
+            return port.counters.count(Fate::Uncarried, 1);
         };
         let key = match cargo {
             Cargo::Tcp { from, to, .. } => Key::Tcp(port.token, from, to),
@@ -166,7 +166,7 @@ impl Router {
         };
         match flow.try_send(bytes) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => port.counters.count(Fate::Overrun),
+            Err(TrySendError::Full(_)) => port.counters.count(Fate::Overrun, 1),
             Err(TrySendError::Closed(bytes)) => self.begin(port, key, cargo, bytes),
         }
     }
@@ -180,7 +180,7 @@ impl Router {
                 return refuse(port, &bytes, why);
             }
         }
-        let Some(slots) = self.slots(port) else { return port.counters.count(Fate::Overrun) };
+        let Some(slots) = self.slots(port) else { return port.counters.count(Fate::Overrun, 1) };
         let (flow, inbox) = mpsc::channel(WAITING_PER_FLOW);
         let inner = Inner::new(Arc::clone(&self.shared), Arc::clone(port), inbox, slots);
         self.flows.insert(key, flow);
@@ -210,6 +210,6 @@ impl Router {
         while let Some(answer) = stack.pop() {
             give(port, &answer);
         }
-        port.counters.count(Fate::NoSuchAddress);
+        port.counters.count(Fate::NoSuchAddress, 1);
     }
 }

@@ -47,6 +47,9 @@ impl Can {
     /// Refuses what a composition says and this kernel or path cannot do.
     pub(super) fn check_plan(&self, plan: &NetworkPlan) -> Result<(), NetworkError> {
         self.check()?;
+        if plan.multicast {
+            return Err(refuse("carry broadcast and multicast", ""));
+        }
         let mut links: Vec<&AccessLink> = plan.classes.iter().collect();
         let mut paths: Vec<&LinkShape> = plan.shapes.iter().collect();
         for firing in &plan.schedule {

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use groundswell_common::fidelity::NetworkReport;
-use nix::unistd;
 use tokio::time::Instant;
 
 use super::counters::{Underlay, add};
 use crate::network::download::Turn;
-use crate::network::plane::Port;
+use crate::network::port::Port;
 use crate::network::queue::Queue;
 use crate::network::tally::Tallies;
 
@@ -101,7 +100,7 @@ impl Arrivals {
 }
 
 fn hand_over(port: &Port, counts: &Underlay, packet: &[u8]) {
-    if !port.is_present() || unistd::write(&port.device, packet).is_err() {
+    if !port.is_present() || !port.write_packet(packet) {
         add(&counts.untaken, 1);
     }
 }

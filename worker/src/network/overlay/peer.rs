@@ -208,6 +208,10 @@ impl Stream {
         Self { source, to, state: Mutex::default() }
     }
 
+    pub(in crate::network) fn leads_to(&self, away: &Arc<Away>) -> bool {
+        Arc::ptr_eq(&self.to, away)
+    }
+
     /// See [`Lead::send_at`].
     pub(in crate::network) fn send_at(&self, due: Duration, departure: Duration) -> Duration {
         let delay = self.to.peer.delay();

@@ -27,7 +27,8 @@ use super::header::{self, Header, Kind};
 use super::peer::{Away, Line, Peer};
 use super::seal::Seal;
 use super::window::{Arrival, Window};
-use crate::network::plane::{Change, Command, Port};
+use crate::network::plane::{Change, Command};
+use crate::network::port::Port;
 
 /// Datagrams read before changes have their turn.
 const BATCH: usize = 256;
