@@ -21,6 +21,7 @@ use groundswell_worker::network::overlay::{Others, SealSpec, UnderlayCounts};
 use groundswell_worker::network::switch::Switch;
 use groundswell_worker::network::{Attachment, Move, Network as _};
 use host::{Host, ping};
+use nix::sys::socket::{setsockopt, sockopt};
 use pipe::Pipe;
 use relay::{Relay, Treatment};
 use talk::{LIMIT, PORT, at, round_trip, send, silent};
@@ -554,4 +555,21 @@ async fn a_stream_arrives_whole_on_another_worker() {
         reader.join().expect("no panic")
     });
     assert!(received == sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_probes_is_numbered_apart_from_what_an_instance_sends() {
+    let pair = Pair::new(1).await;
+    let (one, two) = (pair.one.udp(), pair.two.udp());
+    for round in 0..20 {
+        // The mark of probes, and none.
+        let tos = if round % 3 == 0 { 0xfc } else { 0 };
+        setsockopt(&one, sockopt::Ipv4Tos, &tos).expect("set");
+        send(&one, at(3), &two, b"x");
+    }
+    let counts = pair.two.underlay();
+    assert!(counts.is_clean() && counts.received == 20, "{counts:?}");
+    let report = pair.one.switch.report(&pair.one.run).await.expect("it is open");
+    let counted: u64 = report.lanes.iter().map(|lane| lane.packets).sum();
+    assert_eq!(counted, 13, "probes are not the instance's packets");
 }

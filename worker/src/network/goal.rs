@@ -26,11 +26,13 @@ impl Holder {
         }
     }
 
-    /// The way of packets from `source` to it.
-    fn goal(&self, source: &Port) -> Goal {
+    /// The way of packets from `source` to it. `number` is its own in their pair.
+    fn goal(&self, source: &Port, number: u32) -> Goal {
         match self {
             Self::Here(port) => Goal::Here(Arc::clone(port)),
-            Self::Away(away) => Goal::Away(Stream::new(source.instance.0, Arc::clone(away))),
+            Self::Away(away) => {
+                Goal::Away(Stream::new(source.instance.0, number, Arc::clone(away)))
+            }
         }
     }
 
@@ -64,8 +66,9 @@ pub(super) struct Route {
 }
 
 impl Route {
-    pub(super) fn new(run: u64, from: &Arc<Port>, to: &Holder) -> Self {
-        Self { run, from: Arc::clone(from), to: to.goal(from) }
+    /// `number` is the holder's in the pair.
+    pub(super) fn new(run: u64, from: &Arc<Port>, to: &Holder, number: u32) -> Self {
+        Self { run, from: Arc::clone(from), to: to.goal(from, number) }
     }
 
     /// The way to hosts outside the data network.

@@ -23,6 +23,8 @@ use super::shape::mix;
 pub const PROBE_PORT: u16 = 61_999;
 /// The mark: a differentiated services code point that is set aside for local use (RFC 2474 section 6).
 pub(super) const PROBE_TOS: u8 = 0xfc;
+/// Added to an instance's number in a pair for what only probes; no instance has such a number.
+pub(super) const PROBES: u32 = 1 << 31;
 /// Bytes of a message.
 const LENGTH: usize = 40;
 const MAGIC: [u8; 3] = *b"gsp";

@@ -15,6 +15,7 @@ use super::offload::{self, Train};
 use super::packet::{self, Header, Version};
 use super::plane::Run;
 use super::port::Port;
+use super::probe::PROBES;
 use super::rules::{Lane, Rules};
 use super::shape::{Pair, Verdict};
 use super::tally::{self, Flow, Mark};
@@ -22,8 +23,6 @@ use super::waiting::{Decided, Waitings};
 
 /// The gateway's number in a pair; no run has that many instances.
 const GATEWAY: u32 = u32::MAX;
-/// Added to an instance's number in a pair for what only probes; no instance has such a number.
-const PROBES: u32 = 1 << 31;
 /// The number of all hosts outside the data network in a pair.
 const OUTSIDE: u32 = u32::MAX - 1;
 /// Packets of a train that leave at a rate stay together when they leave within this time of each other. It is
@@ -251,13 +250,16 @@ fn way_to<'a>(
         Entry::Occupied(entry) => {
             let way = entry.into_mut();
             if !way.route.leads_to(holder) {
-                way.route = Rc::new(Route::new(run.facts.key, port, holder));
+                way.route = Rc::new(Route::new(run.facts.key, port, holder, number));
             }
             way
         }
-        Entry::Vacant(entry) => {
-            entry.insert(Way::new(run, port, number, Route::new(run.facts.key, port, holder)))
-        }
+        Entry::Vacant(entry) => entry.insert(Way::new(
+            run,
+            port,
+            number,
+            Route::new(run.facts.key, port, holder, number),
+        )),
     }
 }
 

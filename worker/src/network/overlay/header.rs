@@ -34,7 +34,7 @@ pub(super) struct Header {
     pub(super) run: u64,
     /// The instance that sends. A probe is sent by no instance and has 0 here.
     pub(super) source: u32,
-    /// The instance that is to receive.
+    /// The instance that is to receive, with the mark of [`crate::network::probe`] when only probes go this way.
     pub(super) destination: u32,
     /// Counts the packets of the ordered pair from 1.
     pub(super) sequence: u64,

@@ -191,6 +191,8 @@ pub(in crate::network) struct Away {
 #[derive(Debug)]
 pub(in crate::network) struct Stream {
     source: u32,
+    /// The destination's number in the pair: its own, or that with the mark of probes.
+    destination: u32,
     to: Arc<Away>,
     /// Only the thread that owns the source comes here, so nobody ever waits for the lock.
     state: Mutex<State>,
@@ -204,8 +206,8 @@ struct State {
 }
 
 impl Stream {
-    pub(in crate::network) fn new(source: u32, to: Arc<Away>) -> Self {
-        Self { source, to, state: Mutex::default() }
+    pub(in crate::network) fn new(source: u32, destination: u32, to: Arc<Away>) -> Self {
+        Self { source, destination, to, state: Mutex::default() }
     }
 
     pub(in crate::network) fn leads_to(&self, away: &Arc<Away>) -> bool {
@@ -225,7 +227,7 @@ impl Stream {
         // What the kernel does not take has no number: it is this host's loss and not the underlay's.
         let sequence = state.sent + 1;
         let now = peer.line.now_ns();
-        let header = peer.header(Kind::Packet, self.source, self.to.instance, sequence, now);
+        let header = peer.header(Kind::Packet, self.source, self.destination, sequence, now);
         if !peer.send(&header, packet) {
             return false;
         }

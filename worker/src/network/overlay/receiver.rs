@@ -29,6 +29,7 @@ use super::seal::Seal;
 use super::window::{Arrival, Window};
 use crate::network::plane::{Change, Command};
 use crate::network::port::Port;
+use crate::network::probe::PROBES;
 
 /// Datagrams read before changes have their turn.
 const BATCH: usize = 256;
@@ -273,7 +274,7 @@ impl Run {
         counts: &Arc<Underlay>,
         arrivals: &mut Arrivals,
     ) {
-        let Some(port) = self.ports.get(&InstanceId(header.destination)) else {
+        let Some(port) = self.ports.get(&InstanceId(header.destination & !PROBES)) else {
             return add(&counts.untaken, 1);
         };
         let window = match self.windows.entry((header.source, header.destination)) {
