@@ -107,12 +107,11 @@ fn message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
 
 fn addresses(netlink: &Netlink, index: u32) -> io::Result<Vec<AddressMessage>> {
     let all = netlink.dump(Message::GetAddress(AddressMessage::default()))?;
-    let of_it = |message| match message {
-        Message::NewAddress(address) if address.header.index == index => Some(address),
-        #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else was asked for")]
-        _ => None,
+    let of_it = |message| {
+        if let Message::NewAddress(address) = message { Some(address) } else { None }
     };
-    Ok(all.into_iter().filter_map(of_it).collect())
+    let ours = |address: &AddressMessage| address.header.index == index;
+    Ok(all.into_iter().filter_map(of_it).filter(ours).collect())
 }
 
 /// An address itself; in IPv6 without a peer it stands where IPv4 has the peer.
