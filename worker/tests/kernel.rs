@@ -14,13 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use groundswell_common::fidelity::{Grade, judge};
-use groundswell_common::ids::{InstanceId, WorkerId};
+use groundswell_common::ids::{Attempt, InstanceId, WorkerId};
 use groundswell_common::link::{
     AccessLink, Distribution, Filter, LinkRule, LinkShape, NetworkConfig,
 };
 use groundswell_common::network::{Action, DataPath, NetworkPlan};
 use groundswell_worker::network::NetworkError;
 use groundswell_worker::network::links::Links;
+use groundswell_worker::network::overlay::Others;
 use host::ping;
 use lab::{LIMIT, MS, Net, at, config, filtered, hears, silent};
 use nix::net::if_::InterfaceFlags;
@@ -293,6 +294,10 @@ async fn what_it_cannot_do_is_refused_with_the_alternative() {
     let plan = NetworkPlan { shapes: vec![delay], ..NetworkPlan::default() };
     let said = net.network.check(&plan).await.expect_err("refused").to_string();
     assert!(said.contains("shape the paths between groups"), "{said}");
+    let (key, attempt) = (1, Attempt::FIRST);
+    let others = Others { key, attempt, workers: Vec::new(), seal: None };
+    let said = net.network.connect(&net.run, others).await.expect_err("refused").to_string();
+    assert!(said.contains("connect several workers"), "{said}");
     // Kernels differ in this.
     let plan = NetworkPlan {
         classes: vec![AccessLink { sends: delay, ..AccessLink::default() }],

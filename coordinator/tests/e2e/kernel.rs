@@ -5,11 +5,8 @@ use crate::harness::{Composition, Home};
 /// What a composition adds to have it.
 const PATH: &str = "[network]\ndata_path = \"kernel\"";
 /// Ping-pong changes addresses and signals configurations; without latency it takes no netem.
-const UNDELAYED: [&str; 4] = ["--param", "latency_ms=0", "--param", "second_latency_ms=0"];
-
-fn over_the_kernel(composition: Composition) -> Composition {
-    Composition { group: PATH, ..composition }
-}
+const UNDELAYED: &str = "run = { test_params = { latency_ms = \"0\", second_latency_ms = \"0\" } }\n\
+                         [network]\ndata_path = \"kernel\"";
 
 #[test]
 fn a_run_passes_over_the_kernels_data_path_and_says_what_was_not_measured() {
@@ -18,7 +15,8 @@ fn a_run_passes_over_the_kernels_data_path_and_says_what_was_not_measured() {
         Composition::docker("ping-pong", "ping-pong", 2),
     ] {
         let home = Home::new();
-        let ran = home.submit(&over_the_kernel(composition), &UNDELAYED).ends_with(0);
+        let composition = Composition { group: UNDELAYED, ..composition };
+        let ran = home.submit(&composition, &[]).ends_with(0);
         ran.says("unproven")
             .says("lateness not measured")
             .says("the kernel's data path does not measure");
@@ -30,7 +28,8 @@ fn a_run_passes_over_the_kernels_data_path_and_says_what_was_not_measured() {
 fn filters_between_instances_hold_in_the_kernel() {
     for case in ["accept", "reject", "drop"] {
         let home = Home::new();
-        home.submit(&over_the_kernel(Composition::netns("splitbrain", case, 6)), &[]).ends_with(0);
+        let composition = Composition { group: PATH, ..Composition::netns("splitbrain", case, 6) };
+        home.submit(&composition, &[]).ends_with(0);
     }
 }
 
@@ -55,11 +54,6 @@ fn what_the_kernel_cannot_do_is_refused_before_the_start_and_the_switch_named() 
         ran.says("delay packets: this kernel has no netem")
             .says("use the switch: `data_path = \"switch\"`");
     }
-
-    composition.group = PATH;
-    let refused = home.submit(&composition, &["--workers", "2"]);
-    assert!(![Some(0), None].contains(&refused.code), "{}", refused.stderr);
-    refused.says("connect several workers in the kernel").says("use the switch");
 
     composition.group = "[network]\ndata_path = \"kernal\"";
     let refused = home.submit(&composition, &[]);

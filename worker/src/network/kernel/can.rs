@@ -152,7 +152,7 @@ fn try_all() -> Result<bool, String> {
             group: 1,
         };
         link.add_pair(&pair)?;
-        let (index, _) = link.interface(pair.outer)?;
+        let index = link.interface(pair.outer)?.index;
         let tried = try_queues(&link, index);
         Steering::here()?.steer(pair.outer, 0)?;
         let rules = nftables::router() + &nftables::classes(pair.outer, &trial());

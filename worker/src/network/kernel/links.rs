@@ -48,6 +48,33 @@ pub(super) struct Counted {
     pub(super) waiting: u64,
 }
 
+/// An interface as it is at the moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    pub(super) index: u32,
+    /// Whether packets pass it.
+    pub(super) running: bool,
+    pub(super) stats: Stats64,
+}
+
+impl End {
+    fn of(message: RouteNetlinkMessage) -> Option<Self> {
+        let RouteNetlinkMessage::NewLink(link) = message else { return None };
+        let stats = link.attributes.into_iter().find_map(|attribute| {
+            let LinkAttribute::Stats64(stats) = attribute else { return None };
+            Some(stats)
+        });
+        let running = link.header.flags.contains(LinkFlags::Running);
+        Some(Self { index: link.header.index, running, stats: stats? })
+    }
+
+    /// What the other end has sent.
+    pub(super) fn sent(&self) -> Counted {
+        let Stats64 { rx_packets, rx_bytes, .. } = self.stats;
+        Counted { packets: rx_packets, bytes: rx_bytes, ..Counted::default() }
+    }
+}
+
 /// A pair of interfaces: one in the router, one in an instance.
 pub(super) struct Pair<'a> {
     pub(super) outer: &'a str,
@@ -82,29 +109,18 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    /// The number of an interface, and whether packets pass it.
-    pub(super) fn interface(&self, name: &str) -> io::Result<(u32, bool)> {
+    /// An interface by its name.
+    pub(super) fn interface(&self, name: &str) -> io::Result<End> {
         let mut link = LinkMessage::default();
         link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-        let RouteNetlinkMessage::NewLink(link) = self.get(RouteNetlinkMessage::GetLink(link))?
-        else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        Ok((link.header.index, link.header.flags.contains(LinkFlags::Running)))
+        let found = self.get(RouteNetlinkMessage::GetLink(link))?;
+        End::of(found).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// What the interfaces of the namespace have counted, by their numbers.
-    pub(super) fn interfaces(&self) -> io::Result<Vec<(u32, Stats64)>> {
+    /// All interfaces of the namespace.
+    pub(super) fn interfaces(&self) -> io::Result<Vec<End>> {
         let all = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-        let each = all.into_iter().filter_map(|message| {
-            let RouteNetlinkMessage::NewLink(link) = message else { return None };
-            let stats = link.attributes.into_iter().find_map(|attribute| {
-                let LinkAttribute::Stats64(stats) = attribute else { return None };
-                Some(stats)
-            });
-            Some((link.header.index, stats?))
-        });
-        Ok(each.collect())
+        Ok(all.into_iter().filter_map(End::of).collect())
     }
 
     /// Takes an interface up or down.

@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 
 use super::can::{self, Can};
 use super::intervals::{self, Interval};
-use super::links::{Counted, Pair};
+use super::links::{Counted, End, Pair};
 use super::nftables::{self, Pairs};
 use super::shaping::{Interface, Shaping};
 use super::steering::Steering;
@@ -127,8 +127,10 @@ impl Run {
         })?;
         self.ports.insert(instance, port);
         let links = Arc::clone(&self.links);
+        // Queues are quickly made as long as the interface is down.
         self.shape(instance)
             .and_then(|()| self.limit(instance, links.access(instance).download_bps))
+            .and_then(|()| self.raise(instance).map_err(host("open an instance's link")))
             .and_then(|()| self.set_carrier(instance, links.has_carrier(instance)))
             .inspect_err(|_| {
                 self.ports.remove(&instance);
@@ -136,6 +138,7 @@ impl Run {
             })
     }
 
+    /// Makes both ends of a link; they are down.
     fn connect(
         &self,
         instance: InstanceId,
@@ -153,10 +156,12 @@ impl Run {
             group,
         };
         self.link.add_pair(&pair)?;
-        let (outer, _) = self.link.interface(&name)?;
+        let outer = self.link.interface(&name)?.index;
+        let inner = inside.interface(DATA_INTERFACE)?.index;
         self.steering.steer(&name, instance.0)?;
-        let (inner, _) = inside.interface(DATA_INTERFACE)?;
-        let port = Port {
+        let mut sends = Shaping::default();
+        sends.prepare(&inside, inner)?;
+        Ok(Port {
             inside,
             namespace,
             name,
@@ -169,15 +174,20 @@ impl Run {
             rules: Vec::new(),
             filters: Vec::new(),
             classes: Vec::new(),
-            sends: Shaping::default(),
+            sends,
             download: None,
-        };
-        self.link.set_interface(outer, true)?;
-        port.inside.add_address(inner, self.with_prefix(address))?;
-        port.inside.set_interface(inner, true)?;
-        port.inside.route_subnet(inner, self.with_prefix(address), self.addresses.gateway())?;
-        self.link.route_instance(outer, address)?;
-        Ok(port)
+        })
+    }
+
+    /// Takes both ends of a new link up.
+    fn raise(&self, instance: InstanceId) -> io::Result<()> {
+        let Some(port) = self.ports.get(&instance) else { return Ok(()) };
+        let address = self.with_prefix(port.address);
+        self.link.set_interface(port.outer, true)?;
+        port.inside.add_address(port.inner, address)?;
+        port.inside.set_interface(port.inner, true)?;
+        port.inside.route_subnet(port.inner, address, self.addresses.gateway())?;
+        self.link.route_instance(port.outer, port.address)
     }
 
     /// Whether packets pass both ends of an instance's link, as far as they are to.
@@ -186,8 +196,10 @@ impl Run {
         if !port.up || !port.carrier {
             return Ok(true);
         }
-        let running =
-            || Ok(self.link.interface(&port.name)?.1 && port.inside.interface(DATA_INTERFACE)?.1);
+        let running = || {
+            let inner = port.inside.interface(DATA_INTERFACE)?;
+            Ok(inner.running && self.link.interface(&port.name)?.running)
+        };
         running().map_err(host("look at an interface"))
     }
 
@@ -284,7 +296,8 @@ impl Run {
         let text = "the kernel's data path does not measure how late packets are";
         let mut report =
             NetworkReport { unseen: [text.to_owned()].into(), ..NetworkReport::default() };
-        let interfaces: BTreeMap<u32, _> = self.link.interfaces()?.into_iter().collect();
+        let interfaces: BTreeMap<u32, End> =
+            self.link.interfaces()?.into_iter().map(|end| (end.index, end)).collect();
         let mut overrun = 0;
         for (_, handle, counted) in self.link.queues()? {
             if handle == tc::queue_of(0) {
@@ -293,13 +306,12 @@ impl Run {
         }
         let (mut delivered, mut dropped) = (0, 0);
         for port in self.ports.values() {
-            let stats = interfaces.get(&port.outer).copied().unwrap_or_default();
-            delivered += stats.tx_packets;
+            let Some(outer) = interfaces.get(&port.outer) else { continue };
+            delivered += outer.stats.tx_packets;
             // More came at once than the kernel's queue of a core takes.
-            dropped += stats.rx_dropped;
-            dropped += port.inside.interfaces()?.iter().map(|(_, end)| end.rx_dropped).sum::<u64>();
-            let unshaped =
-                Counted { packets: stats.rx_packets, bytes: stats.rx_bytes, ..Counted::default() };
+            dropped += outer.stats.rx_dropped;
+            dropped += port.inside.interface(DATA_INTERFACE)?.stats.rx_dropped;
+            let unshaped = outer.sent();
             for lane in port.sends.report(&port.inside, port.inner, unshaped)? {
                 report.merge(NetworkReport { lanes: vec![lane], ..NetworkReport::default() });
             }
@@ -355,21 +367,17 @@ impl Run {
             .chain(intervals::lanes(&port.rules))
             .map(|shape| LinkShape { filter: Filter::Accept, ..*shape })
             .collect();
-        let stats = || -> io::Result<Counted> {
-            let all = self.link.interfaces()?;
-            let found = all.iter().find(|(index, _)| *index == port.outer);
-            let stats = found.map(|(_, stats)| *stats).unwrap_or_default();
-            Ok(Counted { packets: stats.rx_packets, bytes: stats.rx_bytes, ..Counted::default() })
-        };
-        let is_first =
-            port.sends.is_bare() && shapes.iter().any(|shape| *shape != LinkShape::default());
+        let plain = shapes.iter().all(|shape| *shape == LinkShape::default());
         let read = || host("shape an instance's link");
         let to = Interface {
             link: &port.inside,
             index: port.inner,
             netem: self.netem,
             seed: self.seed ^ (u64::from(instance.0) << 32),
-            unshaped: if is_first { stats().map_err(read())? } else { Counted::default() },
+            unshaped: match port.sends.is_bare() && !plain {
+                true => self.link.interface(&port.name).map_err(read())?.sent(),
+                false => Counted::default(),
+            },
         };
         port.sends.apply(&to, &shapes).map_err(read())?;
         let classes = if port.sends.is_bare() { Vec::new() } else { port.filters.clone() };

@@ -38,11 +38,20 @@ pub(super) struct Interface<'a> {
 }
 
 impl Shaping {
+    /// Makes the root of all lanes. On an interface that is up the kernel takes some ten milliseconds for that,
+    /// and does one at a time; so it is there from the start, and lets everything pass until there are lanes.
+    pub(super) fn prepare(&mut self, link: &Netlink, index: u32) -> io::Result<()> {
+        let root = tc::root();
+        link.set_part(index, &root, true)?;
+        self.parts.push(root);
+        Ok(())
+    }
+
     /// Gives the lanes these shapes. What is queued stays queued and leaves in order. Lanes beyond them stay
     /// until [`Shaping::drop_rest`].
     pub(super) fn apply(&mut self, to: &Interface<'_>, shapes: &[LinkShape]) -> io::Result<()> {
         let plain = shapes.iter().all(|shape| *shape == LinkShape::default());
-        if self.shapes == shapes || (plain && self.parts.is_empty()) {
+        if self.shapes == shapes || (plain && self.is_bare()) {
             self.shapes = shapes.to_vec();
             return Ok(());
         }
@@ -50,7 +59,7 @@ impl Shaping {
         let lanes = shapes.iter().enumerate().flat_map(|(number, shape)| {
             tc::lane(number, shape, to.netem, to.seed.wrapping_add(number as u64))
         });
-        for part in std::iter::once(tc::root()).chain(lanes) {
+        for part in lanes {
             match self.parts.iter_mut().find(|other| other.is_place_of(&part)) {
                 Some(known) if *known == part => {}
                 Some(known) => {
@@ -101,9 +110,9 @@ impl Shaping {
         Ok(())
     }
 
-    /// Whether the interface has no queues.
+    /// Whether nothing is shaped.
     pub(super) fn is_bare(&self) -> bool {
-        self.parts.is_empty()
+        self.lanes() == 0
     }
 
     /// What was counted for each shape so far. `unshaped` is what left the interface in all, for one that
@@ -115,7 +124,7 @@ impl Shaping {
         unshaped: Counted,
     ) -> io::Result<Vec<LaneReport>> {
         let mut reports = self.over.clone();
-        if self.parts.is_empty() {
+        if self.is_bare() {
             reports.push(report(&LinkShape::default(), unshaped, None));
             return Ok(reports);
         }
@@ -133,7 +142,7 @@ impl Shaping {
 
     /// Writes down what was counted for shapes that end here.
     fn account(&mut self, to: &Interface<'_>, shapes: &[LinkShape]) -> io::Result<()> {
-        if self.parts.is_empty() {
+        if self.is_bare() {
             self.over.push(report(&LinkShape::default(), to.unshaped, None));
             self.since = vec![<[Counted; 2]>::default(); shapes.len()];
             return Ok(());
