@@ -38,7 +38,14 @@ pub fn instance_env(assignment: &Assignment, place: InstancePlace) -> BTreeMap<S
     set("TEST_CAPTURE_PROFILES", pack_params(&group.profiles));
     // The Rust SDK panics without it, and the worker does play the sidecar's part.
     set("TEST_SIDECAR", "true".to_owned());
-    set("TEST_SUBNET", assignment.subnet.to_string());
+    match assignment.nat(place) {
+        None => set("TEST_SUBNET", assignment.subnet.to_string()),
+        Some(nat) => {
+            // SDKs look for the interface whose address is in it.
+            set("TEST_SUBNET", nat.lan().to_string());
+            set("GROUNDSWELL_RUN_SUBNET", assignment.subnet.to_string())
+        }
+    };
     set("TEST_START_TIME", assignment.start_time.clone());
     set("TEST_OUTPUTS_PATH", "/outputs".to_owned());
     set("TEST_TEMP_PATH", "/temp".to_owned());
@@ -66,6 +73,7 @@ mod tests {
     use crate::messages::{
         GroupSpec, ImageKind, ImageRef, Limits, Resources, RunOptions, RuntimeKind,
     };
+    use crate::nat::{NatKind, NatLayer, NatPlan, NatSpec};
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -153,6 +161,20 @@ mod tests {
         TEST_TAG=
         TEST_TEMP_PATH=/temp
         ");
+    }
+
+    #[test]
+    fn behind_a_nat_the_subnet_is_the_private_one() {
+        let lan = "192.168.1.0/24".parse().expect("a network");
+        let spec = NatSpec::new(NatKind::Symmetric, lan);
+        let nat = NatPlan { layers: vec![NatLayer { spec, members: 2 }] };
+        let mut assignment = assignment();
+        assignment.network.nats = vec![Some(nat)];
+        let place = InstancePlace { id: InstanceId(3), group: 0, in_group: 1 };
+        let env = instance_env(&assignment, place);
+        assert_eq!(env["TEST_SUBNET"], "192.168.1.0/24");
+        assert_eq!(env["GROUNDSWELL_RUN_SUBNET"], "16.3.0.0/16");
+        assert_eq!(assignment.front(place), InstanceId(2));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod instance_env;
 pub mod link;
 pub mod manifest;
 pub mod messages;
+pub mod nat;
 pub mod network;
 pub mod outcome;
 pub mod run;

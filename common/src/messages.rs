@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::egress::{ExposedPort, GroupEgress};
 use crate::fidelity::NetworkReport;
 use crate::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
+use crate::nat::NatPlan;
 use crate::network::{NetworkPlan, OverlaySecret};
 use crate::outcome::InstanceEnd;
 use crate::timing::Lease;
@@ -241,13 +242,7 @@ pub struct InstancePlace {
 impl Assignment {
     /// This worker's instances, one by one, in order.
     pub fn instances(&self) -> impl Iterator<Item = InstancePlace> + '_ {
-        self.share.iter().flat_map(|range| {
-            (0..range.count).map(|offset| InstancePlace {
-                id: InstanceId(range.first.0 + offset),
-                group: range.group,
-                in_group: range.first_in_group + offset,
-            })
-        })
+        places(&self.share)
     }
 
     /// The address of an instance at start: the subnet's `.0.2` for the first one, then upwards.
@@ -256,11 +251,47 @@ impl Assignment {
         first_address(self.subnet, instance)
     }
 
+    /// The NATs an instance is behind.
+    #[must_use]
+    pub fn nat(&self, place: InstancePlace) -> Option<&NatPlan> {
+        self.network.nat(usize::from(place.group))
+    }
+
+    /// Whether an instance of the run, here or on another worker, is behind a NAT.
+    #[must_use]
+    pub fn has_nat(&self, instance: InstanceId) -> bool {
+        let mut end = 0_u32;
+        let class = self.groups.iter().position(|group| {
+            end = end.saturating_add(group.instances);
+            instance.0 < end
+        });
+        class.is_some_and(|class| self.network.nat(class).is_some())
+    }
+
+    /// The instance in whose name the packets of an instance travel: itself, or the first one behind the
+    /// same NAT.
+    #[must_use]
+    pub fn front(&self, place: InstancePlace) -> InstanceId {
+        let front = self.nat(place).map_or(place.in_group, |nat| nat.front(place.in_group));
+        InstanceId(place.id.0 - (place.in_group - front))
+    }
+
     /// The host name of an instance, unique within the run.
     #[must_use]
     pub fn hostname(&self, instance: InstanceId) -> String {
         format!("i{instance}-{}", &self.run.as_str()[12..])
     }
+}
+
+/// The instances of some ranges, one by one, in order.
+pub fn places(ranges: &[InstanceRange]) -> impl Iterator<Item = InstancePlace> + '_ {
+    ranges.iter().flat_map(|range| {
+        (0..range.count).map(|offset| InstancePlace {
+            id: InstanceId(range.first.0 + offset),
+            group: range.group,
+            in_group: range.first_in_group + offset,
+        })
+    })
 }
 
 /// The address of an instance at start: `.0.2` of its run's subnet for the first one, then upwards.

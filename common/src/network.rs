@@ -5,12 +5,17 @@
 //! the same at the same time without asking anyone.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::link::{AccessLink, LinkShape};
+use crate::nat::{NatPlan, SpecRefused};
 
+/// Where runs get their data networks from when nothing else is said: 16.0.0.0/16 to 31.255.0.0/16, as Testground.
+pub const DATA_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(16, 0, 0, 0), 4);
 /// As many groups as a run with links may have.
 pub const MOST_CLASSES: usize = 250;
 /// As many firings as a schedule may have.
@@ -49,6 +54,9 @@ pub struct NetworkPlan {
     /// For each class, for each class it sends to: the path's shape, as an index into `shapes`. Empty when
     /// no path has a shape.
     pub paths: Vec<u16>,
+    /// For each class, the NATs it is behind. Empty when none is behind any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nats: Vec<Option<NatPlan>>,
     /// What changes when, in order.
     pub schedule: Vec<Firing>,
     /// Whether packets between workers are encrypted.
@@ -134,6 +142,16 @@ pub enum Action {
         /// Their shape from now on.
         shape: LinkShape,
     },
+    /// The routers of these classes forget all mappings, as when they are switched off and on.
+    Rebind {
+        /// The classes.
+        classes: Vec<u16>,
+    },
+    /// The instances of these classes get other addresses in the run's network, or their routers do.
+    Readdress {
+        /// The classes.
+        classes: Vec<u16>,
+    },
 }
 
 impl NetworkPlan {
@@ -141,6 +159,29 @@ impl NetworkPlan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// The NATs of a class.
+    #[must_use]
+    pub fn nat(&self, class: usize) -> Option<&NatPlan> {
+        self.nats.get(class)?.as_ref()
+    }
+
+    /// Checks the NATs against the network of a run.
+    ///
+    /// # Errors
+    ///
+    /// Says the first thing that is wrong.
+    pub fn check_nats(&self, subnet: Ipv4Net) -> Result<(), SpecRefused> {
+        for layers in self.nats.iter().flatten().map(|nat| &nat.layers) {
+            for (number, layer) in layers.iter().enumerate() {
+                layer.spec.check(subnet)?;
+                if let Some(outer) = layers.get(number + 1) {
+                    layer.spec.check(outer.spec.lan)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What it says, in one line for people.
@@ -153,6 +194,10 @@ impl NetworkPlan {
         let shaped = self.classes.iter().filter(|link| **link != AccessLink::default()).count();
         if shaped > 0 {
             parts.push(format!("{shaped} of {} groups with access links", self.classes.len()));
+        }
+        let behind = self.nats.iter().flatten().count();
+        if behind > 0 {
+            parts.push(format!("{behind} of {} groups behind NATs", self.classes.len()));
         }
         let latencies =
             || self.paths.iter().filter_map(|index| self.shapes.get(usize::from(*index)));

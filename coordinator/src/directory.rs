@@ -20,9 +20,9 @@ pub struct Directory {
 impl Directory {
     /// Every one of `instances` has the address it starts with.
     #[must_use]
-    pub fn new(subnet: Ipv4Net, instances: u32) -> Self {
+    pub fn new(subnet: Ipv4Net, instances: impl IntoIterator<Item = InstanceId>) -> Self {
         let mut addresses = Addresses::new(subnet);
-        for instance in (0..instances).map(InstanceId) {
+        for instance in instances {
             // A run that is larger than its subnet has no address for the last ones, and is refused elsewhere.
             let _ = addresses.claim(instance, first_address(subnet, instance));
         }
@@ -53,13 +53,17 @@ impl Directory {
 mod tests {
     use super::*;
 
+    fn three() -> impl Iterator<Item = InstanceId> {
+        (0..3).map(InstanceId)
+    }
+
     fn at(text: &str) -> Ipv4Addr {
         text.parse().expect("an address")
     }
 
     #[test]
     fn a_claim_that_is_repeated_is_the_same_change() {
-        let mut directory = Directory::new("16.5.0.0/16".parse().expect("a subnet"), 3);
+        let mut directory = Directory::new("16.5.0.0/16".parse().expect("a subnet"), three());
         let (one, two) = (InstanceId(0), InstanceId(1));
         assert_eq!(directory.claim(one, at("16.5.0.2")), Ok(0), "it has it from the start");
         assert_eq!(directory.claim(one, at("16.5.1.1")), Ok(1));
@@ -70,7 +74,7 @@ mod tests {
 
     #[test]
     fn what_an_instance_of_any_worker_has_is_refused() {
-        let mut directory = Directory::new("16.5.0.0/16".parse().expect("a subnet"), 3);
+        let mut directory = Directory::new("16.5.0.0/16".parse().expect("a subnet"), three());
         let refused = directory.claim(InstanceId(0), at("16.5.0.4")).expect_err("taken");
         assert!(refused.to_string().contains("taken by instance 2"), "{refused}");
         let refused = directory.claim(InstanceId(0), at("16.6.0.4")).expect_err("outside");

@@ -4,9 +4,6 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-/// Where runs get their data networks from when nothing else is said: 16.0.0.0/16 to 31.255.0.0/16, as Testground.
-pub const DATA_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(16, 0, 0, 0), 4);
-
 /// Hands out the subnets of a range, in turns, so that one that was just given back rests a while.
 #[derive(Debug)]
 pub struct Subnets {

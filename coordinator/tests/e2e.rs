@@ -15,6 +15,8 @@ mod kernel;
 mod leftovers;
 #[path = "e2e/links.rs"]
 mod links;
+#[path = "e2e/nat.rs"]
+mod nat;
 #[path = "e2e/plans.rs"]
 mod plans;
 #[path = "e2e/services.rs"]

@@ -173,6 +173,7 @@ fn spec(image: &ImageRef, dir: &Path, number: u32) -> anyhow::Result<InstanceSpe
             mtu: 1500,
             data_path: DataPath::Switch,
         },
+        behind: None,
         keep: false,
     })
 }

@@ -8,16 +8,28 @@ use groundswell_common::messages::RuntimeKind;
 use groundswell_common::objects::Objects;
 
 use crate::config::WorkerConfig;
+use crate::network::nat::TreeSpec;
 use crate::parts::Parts;
 use crate::reap::StateDir;
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Whether it is as it should be.
-    pub good: bool,
+    /// How it is.
+    pub level: Level,
     /// What, in one line.
     pub text: String,
+}
+
+/// How something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// As it should be.
+    Good,
+    /// Missing, and only some runs need it.
+    Note,
+    /// Missing.
+    Trouble,
 }
 
 /// Looks at everything a worker needs. A host with one runtime that works is a worker.
@@ -32,7 +44,9 @@ pub async fn examine(config: &WorkerConfig) -> anyhow::Result<Vec<Finding>> {
         Err(err) => return Ok(vec![bad(Chain(&err).to_string())]),
     };
     let mut findings = vec![good(format!("the state directory `{path}` is usable"))];
-    findings.extend(runtimes(&Parts::find(config).await?));
+    let parts = Parts::find(config).await?;
+    findings.extend(runtimes(&parts));
+    findings.extend(nats(&parts).await);
     findings.push(match Bus::connect(&config.bus).await {
         Ok(bus) => good(format!("nats-server {} answers", bus.server_version())),
         Err(err) => bad(Chain(&err).to_string()),
@@ -64,20 +78,43 @@ fn runtimes(parts: &Parts) -> Vec<Finding> {
     findings
 }
 
+/// Tries a NAT with each runtime; only runs with NATs need them.
+async fn nats(parts: &Parts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for runtime in &parts.runtimes {
+        let name = runtime.kind().as_str();
+        findings.push(match runtime.make_nat(TreeSpec::trial()).await {
+            Ok((nat, _)) => {
+                nat.close().await;
+                good(format!("instances of runtime `{name}` can be behind NATs"))
+            }
+            Err(err) => Finding {
+                level: Level::Note,
+                text: format!("no NATs with runtime `{name}`: {}", Chain(&err)),
+            },
+        });
+    }
+    findings
+}
+
 /// The findings as text for people.
 #[must_use]
 pub fn shown(findings: &[Finding]) -> String {
     findings.iter().fold(String::new(), |mut text, finding| {
-        let mark = if finding.good { "ok   " } else { "trouble" };
+        let mark = match finding.level {
+            Level::Good => "ok",
+            Level::Note => "note",
+            Level::Trouble => "trouble",
+        };
         let _ = writeln!(text, "{mark:7} {}", finding.text);
         text
     })
 }
 
 fn good(text: String) -> Finding {
-    Finding { good: true, text }
+    Finding { level: Level::Good, text }
 }
 
 fn bad(text: String) -> Finding {
-    Finding { good: false, text }
+    Finding { level: Level::Trouble, text }
 }

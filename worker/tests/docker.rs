@@ -137,6 +137,7 @@ impl Bench {
             resources: Resources::default(),
             ulimits: Vec::new(),
             wire: WireSpec { address: ADDRESS, prefix: 16, mtu: 1500, data_path: DataPath::Switch },
+            behind: None,
             keep: false,
         }
     }

@@ -54,7 +54,8 @@ impl Net {
             let (host, wired) = Host::wired(at(number));
             let Wired { device, control, sync, influx, .. } = wired;
             let (instance, address) = (InstanceId(number.into()), at(number));
-            let attachment = Attachment { run: run.clone(), instance, device, address };
+            let attachment =
+                Attachment { run: run.clone(), instance, device: device.expect("made"), address };
             switch.attach(attachment).await.expect("attached");
             hosts.push(host);
             controls.push(control);

@@ -51,8 +51,12 @@ impl Stage {
         let address = assignment.address(InstanceId(0));
         let spec = WireSpec { address, prefix: 16, mtu: 1500, data_path: DataPath::Switch };
         let wired = wire_in(instance.namespace.as_fd(), &spec).expect("wired");
-        let attachment =
-            Attachment { run: run.clone(), instance: InstanceId(0), device: wired.device, address };
+        let attachment = Attachment {
+            run: run.clone(),
+            instance: InstanceId(0),
+            device: wired.device.expect("made"),
+            address,
+        };
         switch.attach(attachment).await.expect("attached");
 
         let upstream = UdpSocket::bind("127.0.0.1:0").expect("bound");
@@ -225,8 +229,12 @@ async fn a_large_group_is_told_over_a_stream() {
         let spec = WireSpec { address, prefix: 16, mtu: 1500, data_path: DataPath::Switch };
         let wired = wire_in(host.namespace.as_fd(), &spec).expect("wired");
         let run = stage.assignment.run.clone();
-        let attachment =
-            Attachment { run, instance: InstanceId(instance), device: wired.device, address };
+        let attachment = Attachment {
+            run,
+            instance: InstanceId(instance),
+            device: wired.device.expect("made"),
+            address,
+        };
         stage.switch.attach(attachment).await.expect("attached");
         hosts.push(host);
     }

@@ -14,13 +14,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use groundswell_common::ids::{InstanceId, RunId};
-use groundswell_common::link::{LinkShape, NetworkConfig, RoutingPolicy};
+use groundswell_common::nat::{NatLayer, NatPlan};
 use groundswell_common::network::DataPath;
 use groundswell_worker::network::nat::{
-    NatError, NatKind, NatSpec, PortForward, Router, SpecRefused, Transport,
+    NatError, NatKind, NatSpec, PortForward, Router, SpecRefused, Transport, Tree, TreeSpec,
 };
 use groundswell_worker::network::switch::Switch;
-use groundswell_worker::network::wire::{SYNC_PORT, WireSpec, wire_behind};
+use groundswell_worker::network::wire::WireSpec;
 use groundswell_worker::network::{Attachment, Network as _};
 use host::{Host, ping};
 use ipnet::Ipv4Net;
@@ -103,10 +103,10 @@ impl Servers {
         let seen = [0, 1, 2].map(|endpoint| self.sees(endpoint, &socket));
         // The first mapping is there still.
         assert_eq!(self.sees(0, &socket), seen[0]);
+        // Two of three random ports are the same one once in a while.
         match seen.iter().collect::<BTreeSet<_>>().len() {
             1 => Mapping::Independent,
-            3 => Mapping::Dependent,
-            _ => panic!("neither: {seen:?}"),
+            _ => Mapping::Dependent,
         }
     }
 
@@ -452,16 +452,10 @@ async fn a_router_takes_another_address() {
     let socket = udp(&member(&router, 2), INNER);
     assert_eq!(servers.sees(0, &socket).ip(), at(20));
     router.readdress(at(21)).expect("readdressed");
-    let moved = NetworkConfig {
-        enable: true,
-        ipv4: Some(at(21)),
-        default: LinkShape::default(),
-        rules: Vec::new(),
-        callback_state: String::new(),
-        routing_policy: RoutingPolicy::DenyAll,
-    };
     let last = InstanceId(wan.attached - 1);
-    wan.switch.configure(&wan.run, last, &moved).await.expect("configured");
+    wan.switch.readdress(&wan.run, last, at(21)).await.expect("readdressed");
+    let taken = wan.switch.readdress(&wan.run, last, at(10)).await;
+    assert!(taken.is_err_and(|err| err.to_string().contains("taken")));
     let seen = servers.sees(0, &socket);
     assert_eq!(seen.ip(), at(21));
     servers.sockets[0].send_to(b"moved", seen).expect("sent");
@@ -505,20 +499,43 @@ async fn ends(router: &Router) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_is_wired_behind_a_nat_of_its_own() {
+async fn homes_share_a_carrier() {
     let mut wan = Wan::new().await;
     let servers = wan.servers().await;
-    let host = Host::bare();
-    let spec = WireSpec { address: at(20), prefix: 16, mtu: MTU, data_path: DataPath::Switch };
-    let nat = home(NatKind::AddressRestricted);
-    let wired = host.enter(|| wire_behind(&spec, &nat, inner(2)));
-    let (wired, router) = wired.expect("wired");
-    assert_eq!(router.address(), at(20));
-    wan.attach(at(20), wired.device).await;
-    assert_eq!(servers.sees(0, &udp(&host, INNER)), SocketAddr::from((at(20), INNER)));
-    host.enter(|| TcpStream::connect(("127.0.0.1", SYNC_PORT)).expect("the gateway listens"));
-    let overlap = NatSpec { lan: "16.0.0.0/24".parse().expect("a network"), ..nat };
-    let refused = Host::bare().enter(|| wire_behind(&spec, &overlap, at(2)).map(drop));
+    let homes = NatLayer { spec: home(NatKind::FullCone), members: 2 };
+    let spec = NatSpec::new(NatKind::PortRestricted, "100.64.0.0/10".parse().expect("a network"));
+    let plan = NatPlan { layers: vec![homes, NatLayer { spec, members: 2 }] };
+    let wire = WireSpec { address: at(20), prefix: 16, mtu: MTU, data_path: DataPath::Switch };
+    let (mut tree, device) =
+        Tree::new(&TreeSpec { plan, instances: 3, wire }).expect("two homes and a carrier");
+    wan.attach(at(20), device).await;
+    let hosts = [0, 1, 2].map(|member| {
+        let host = Host::bare();
+        tree.join(member, host.namespace.as_fd()).expect("joined");
+        host
+    });
+    // All use the same port, the first of each home has the same address, and the carrier keeps them apart.
+    let sockets = hosts.each_ref().map(|host| udp(host, INNER));
+    let seen = sockets.each_ref().map(|socket| servers.sees(0, socket));
+    assert!(seen.iter().all(|seen| seen.ip() == at(20)), "{seen:?}");
+    assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 3, "{seen:?}");
+    for (name, (socket, seen)) in (0_u8..).zip(sockets.iter().zip(seen)) {
+        servers.sockets[0].send_to(&[name], seen).expect("sent");
+        assert_eq!(receive(socket), [name]);
+        servers.sockets[1].send_to(b"x", seen).expect("sent");
+        silent(socket);
+    }
+    assert_eq!(servers.filtering(&hosts[0], INNER + 1, &[0]), [0], "the stricter of both");
+    let full = tree.join(4, Host::bare().namespace.as_fd());
+    assert!(matches!(full, Err(NatError::Refused(SpecRefused::Taken(_)))), "{full:?}");
+    tree.rebind().expect("rebound");
+    assert_ne!(servers.sees(0, &sockets[0]), seen[0]);
+    let overlap = NatLayer {
+        spec: NatSpec::new(NatKind::Symmetric, "16.0.0.0/24".parse().expect("a network")),
+        members: 1,
+    };
+    let refused =
+        Tree::new(&TreeSpec { plan: NatPlan { layers: vec![overlap] }, instances: 1, wire });
     assert!(matches!(refused, Err(NatError::Refused(SpecRefused::Overlap { .. }))), "{refused:?}");
 }
 

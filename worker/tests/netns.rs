@@ -8,11 +8,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common_netns::{Rig, docker_image, leftovers, output, processes_with, wait_until};
 use groundswell_common::ids::WorkerId;
-use groundswell_worker::runtime::{LinkState, Runtime, RuntimeError};
+use groundswell_worker::network::nat::TreeSpec;
+use groundswell_worker::runtime::{Behind, LinkState, Runtime, RuntimeError};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -177,7 +179,7 @@ async fn a_packet_to_a_neighbour_comes_out_of_the_device_and_nothing_else() {
     let created = rig.runtime.create(spec).await.unwrap();
     created.instance.start().await.unwrap();
     assert_eq!(created.instance.wait().await.code, Some(0), "{}", output(created.stderr).await);
-    let mut device = std::fs::File::from(created.wired.device);
+    let mut device = std::fs::File::from(created.wired.device.unwrap());
     let mut packet = [0; 2000];
     let size = device.read(&mut packet).unwrap();
     // The device's own header comes first.
@@ -340,6 +342,39 @@ fn namespaces(pid: u32) -> Vec<PathBuf> {
     ["net", "mnt", "pid", "uts", "ipc"].into_iter().filter_map(link).collect()
 }
 
+/// Has two instances behind one NAT send a packet each, and lets the NAT go.
+async fn send_through_a_nat(rig: &Rig) {
+    let mut trial = TreeSpec::trial();
+    trial.plan.layers[0].members = 2;
+    trial.instances = 2;
+    let (nat, device) = rig.runtime.make_nat(trial).await.unwrap();
+    for (member, inner) in (0..).zip(["192.168.1.2/24", "192.168.1.3/24"]) {
+        let script = "ip -4 -o addr show eth1; echo ping > /dev/udp/16.0.9.9/7777";
+        let mut spec = rig.spec(100 + member, script);
+        spec.behind = Some(Behind { nat: Arc::clone(&nat), member });
+        let (exit, text, trouble) = rig.run(spec).await;
+        assert_eq!(exit.code, Some(0), "{trouble}");
+        assert!(text.contains(inner), "{text}");
+        let mut packet = [0; 2000];
+        let size = nix::unistd::read(&device, &mut packet).unwrap();
+        assert_eq!(packet[12..16], [16, 0, 0, 2], "from the router");
+        assert_eq!(packet[16..20], [16, 0, 9, 9]);
+        assert!(packet[..size].ends_with(b"ping\n"));
+    }
+    nat.rebind().await.unwrap();
+    nat.readdress(Ipv4Addr::new(16, 0, 0, 3)).await.unwrap();
+    nat.close().await;
+}
+
+#[tokio::test]
+async fn instances_share_a_nat_and_nothing_of_it_is_left() {
+    let rig = Rig::new().await;
+    send_through_a_nat(&rig).await;
+    // One that nobody closes goes with the runtime.
+    std::mem::forget(rig.runtime.make_nat(TreeSpec::trial()).await.unwrap());
+    assert_eq!(rig.close(), Vec::<String>::new());
+}
+
 fn all_processes() -> Vec<u32> {
     processes_with("")
 }
@@ -364,6 +399,7 @@ async fn a_user_without_root() {
     created.instance.remove().await.unwrap();
     let (exit, _, _) = rig.run(rig.spec(1, "kill -9 $$")).await;
     assert_eq!(exit.signal, Some(9));
+    send_through_a_nat(&rig).await;
     println!("done without root");
 }
 

@@ -28,6 +28,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, SourceFile};
 use crate::document::At;
 use crate::egress::GroupEgress;
 use crate::messages::{Resources, RunOptions, RuntimeKind};
+use crate::nat::NatPlan;
 use crate::network::NetworkPlan;
 use crate::template::{self, Resources as Load};
 
@@ -203,6 +204,7 @@ pub(crate) struct Group {
     pub(crate) region: Option<At<String>>,
     pub(crate) link: ShapeWish,
     pub(crate) egress: GroupEgress,
+    pub(crate) nat: Option<At<NatPlan>>,
 }
 
 /// A run.

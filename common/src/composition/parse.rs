@@ -122,6 +122,7 @@ fn group(findings: &Findings, table: Table<'_>) -> Option<Group> {
         region: table.text("region").filter(|region| !region.value.is_empty()),
         link: network::access(findings, &table),
         egress: egress::read(findings, &table),
+        nat: network::nats(findings, &table),
     };
     table.finish(STOCK);
     Some(group)

@@ -1,6 +1,6 @@
 //! `doctor`: what works here, what is missing, and how to get it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use groundswell_common::api::{ServiceInfo, WorkerStatus};
@@ -76,6 +76,7 @@ pub(crate) async fn run(session: &Session) -> Done {
         findings.push(root());
         findings.push(cgroups());
         findings.push(tun());
+        findings.push(nft());
         findings.push(docker().await);
     }
     print(session, &findings);
@@ -280,6 +281,21 @@ fn tun() -> Finding {
     }
     let fix = "modprobe tun, or give the container --device /dev/net/tun";
     Finding::bad("tun", "no /dev/net/tun: there is no data network without it", fix, Exit::Infra)
+}
+
+/// Only runs with NATs need it. Whether the kernel takes part is seen by `worker doctor`, which tries it.
+fn nft() -> Finding {
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    let found = std::env::split_paths(&search).chain(usual).find(|dir| dir.join("nft").is_file());
+    match found {
+        Some(dir) => Finding::good("nftables", dir.join("nft").display().to_string()),
+        None => Finding::warning(
+            "nftables",
+            "no program `nft`: no instance can be behind a NAT",
+            "only `[groups.nat]` needs it: apt install nftables",
+        ),
+    }
 }
 
 async fn docker() -> Finding {

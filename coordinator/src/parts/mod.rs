@@ -9,13 +9,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use groundswell_common::api::{Refusal, SubmitRequest};
 use groundswell_common::egress::GroupEgress;
-use groundswell_common::ids::{Attempt, RunId, WorkerId};
+use groundswell_common::ids::{Attempt, InstanceId, RunId, WorkerId};
 use groundswell_common::messages::{
     GroupSpec, ImageRef, Limits, Resources, RunOptions, RuntimeKind,
 };
+use groundswell_common::nat::NatPlan;
 use groundswell_common::network::NetworkPlan;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+use crate::placement::Party;
 
 /// A group before its image is built.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -76,6 +79,28 @@ pub struct Outline {
     pub disable_metrics: bool,
     /// What people should know.
     pub warnings: Vec<String>,
+}
+
+impl Outline {
+    /// The instances with an address of their own in the run's network: of those behind one NAT, the first.
+    pub fn fronts(&self) -> impl Iterator<Item = InstanceId> + '_ {
+        let mut first = 0_u32;
+        self.parties()
+            .flat_map(move |Party { instances, together }| {
+                let begin = first;
+                first = first.saturating_add(instances);
+                (begin..first).step_by(usize::try_from(together.max(1)).unwrap_or(usize::MAX))
+            })
+            .map(InstanceId)
+    }
+
+    /// Its groups as they are to be placed: what is behind one NAT is on one worker.
+    pub fn parties(&self) -> impl Iterator<Item = Party> + '_ {
+        self.groups.iter().enumerate().map(|(class, group)| Party {
+            instances: group.instances,
+            together: self.network.nat(class).map_or(1, NatPlan::tree),
+        })
+    }
 }
 
 /// Why a run has no images.

@@ -9,7 +9,7 @@ use groundswell_common::run::Verdict;
 use proptest::prelude::*;
 
 use super::*;
-use crate::placement::{Distribution, Room, place};
+use crate::placement::{self, Distribution, Party, Room, place};
 
 mod simulation;
 
@@ -19,6 +19,12 @@ fn worker(number: usize) -> WorkerId {
 
 fn end(outcome: Outcome) -> InstanceEnd {
     InstanceEnd { outcome, reason: String::new(), exit: None, last_lines: Vec::new() }
+}
+
+fn spread(groups: &[u32], rooms: &[Room]) -> Vec<placement::Share> {
+    let alone = |instances: &u32| Party { instances: *instances, together: 1 };
+    let parties: Vec<Party> = groups.iter().map(alone).collect();
+    place(&parties, RuntimeKind::Netns, rooms, Distribution::Spread).expect("fits")
 }
 
 /// A run and the clock of its story.
@@ -76,7 +82,7 @@ impl Story {
                 runtimes: vec![RuntimeKind::Netns],
             })
             .collect();
-        let shares = place(groups, RuntimeKind::Netns, &rooms, Distribution::Spread).expect("fits");
+        let shares = spread(groups, &rooms);
         assert!(story.feed(Event::Placed { shares }).contains(&Command::CreateLog));
         assert!(story.feed(Event::LogReady).contains(&Command::Assign));
         story

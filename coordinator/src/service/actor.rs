@@ -26,7 +26,7 @@ use crate::assignments::Assignments;
 use crate::events::EventLog;
 use crate::ledger::Ledger;
 use crate::parts::PrepareError;
-use crate::placement::{NoRoom, place};
+use crate::placement::{NoRoom, Party, place};
 use crate::run::{About, Command, Event, Now, Rules, Run};
 use crate::subnets::Subnets;
 use crate::workers::Workers;
@@ -180,6 +180,16 @@ impl Actor {
 
     fn accepted(&mut self, accepted: Accepted) {
         let Accepted { message, request, outline, run, submitted_ms } = accepted;
+        let range = self.config.data_range;
+        if let Err(refused) = outline.network.check_nats(range) {
+            self.ledger.forget(&run);
+            let refusal = Refusal {
+                kind: RefusalKind::Invalid,
+                message: format!("runs have their networks in {range} here: {refused}"),
+                help: "give `[groups.nat]` another `lan`".to_owned(),
+            };
+            return self.answer::<RunStatus>(message, Err(refusal));
+        }
         let Some(subnet) = self.subnets.take(self.live.values().map(|live| &live.subnet)) else {
             self.ledger.forget(&run);
             let refusal = Refusal {
@@ -419,7 +429,7 @@ impl Actor {
         let Some(live) = self.live.get(run) else {
             return Event::NoRoom { reason: String::new(), temporary: true };
         };
-        let groups: Vec<u32> = live.outline.groups.iter().map(|group| group.instances).collect();
+        let groups: Vec<Party> = live.outline.parties().collect();
         let rooms = self.workers.rooms(&self.used(), Instant::now().into_std());
         match place(&groups, live.outline.runtime, &rooms, self.config.distribution) {
             Ok(shares) => Event::Placed { shares },

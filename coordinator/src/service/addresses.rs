@@ -41,8 +41,8 @@ impl Actor {
             .filter(|share| share.worker != worker && !share.lost && !share.cleaned)
             .map(|share| share.worker.clone())
             .collect();
-        let total = live.run.accounts().total();
-        let directory = live.directory.get_or_insert_with(|| Directory::new(live.subnet, total));
+        let fronts = || live.outline.fronts();
+        let directory = live.directory.get_or_insert_with(|| Directory::new(live.subnet, fronts()));
         let version = match directory.claim(instance, address) {
             Ok(version) => version,
             Err(refused) => return self.refuse_claim(message, refused.to_string()),

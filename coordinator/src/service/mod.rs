@@ -21,6 +21,7 @@ mod teller;
 use std::time::Duration;
 
 use groundswell_common::bus::Bus;
+use groundswell_common::network::DATA_RANGE;
 use groundswell_common::objects::Objects;
 use groundswell_common::subjects;
 use groundswell_common::timing::Lease;
@@ -35,7 +36,6 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::parts::Parts;
 use crate::placement::Distribution;
 use crate::run::FAIL_FAST_QUIET;
-use crate::subnets::DATA_RANGE;
 
 /// How long a run that fits on no worker that is there waits for others to register.
 pub const NO_ROOM_PATIENCE: Duration = Duration::from_secs(15);

@@ -7,8 +7,6 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
 
-use super::wire::DATA_INTERFACE;
-
 mod ioctl {
     nix::ioctl_write_int!(set_persist, b'T', 203);
     nix::ioctl_none!(get_namespace, b'T', 227);
@@ -41,15 +39,31 @@ pub(super) fn take_trains(device: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Whether a device has a header before each packet.
-#[expect(unsafe_code, reason = "TUNGETIFF has no safe wrapper, and its answer is in a union")]
+#[expect(unsafe_code, reason = "the answer of TUNGETIFF is in a union")]
 pub(super) fn has_header(device: &OwnedFd) -> bool {
+    interface(device).is_ok_and(|request| {
+        // SAFETY: TUNGETIFF has filled in the flags.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
+        i32::from(flags) & libc::IFF_VNET_HDR != 0
+    })
+}
+
+/// The name of a device's interface: an instance's, or a router's.
+fn name(device: &OwnedFd) -> io::Result<String> {
+    let request = interface(device)?;
+    let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
+    Ok(name.map(|byte| char::from(byte.cast_unsigned())).collect())
+}
+
+/// What the kernel says of a device's interface.
+#[expect(unsafe_code, reason = "TUNGETIFF has no safe wrapper")]
+fn interface(device: &OwnedFd) -> io::Result<libc::ifreq> {
     let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_flags: 0 };
     let mut request = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru };
-    // SAFETY: the descriptor is open, and the call fills in the request, which outlives it.
-    let asked = unsafe { ioctl::get_interface(device.as_raw_fd(), &raw mut request) };
-    // SAFETY: TUNGETIFF has filled in the flags; before it they were set above.
-    let flags = unsafe { request.ifr_ifru.ifru_flags };
-    asked.is_ok() && i32::from(flags) & libc::IFF_VNET_HDR != 0
+    // SAFETY: the descriptor is open for as long as `device` is borrowed here, and the call fills in one
+    // `ifreq`, which outlives it.
+    unsafe { ioctl::get_interface(device.as_raw_fd(), &raw mut request) }?;
+    Ok(request)
 }
 
 /// Closes a TUN device and leaves the interface to its network namespace, which takes it along.
@@ -82,7 +96,9 @@ pub(super) fn dropped<'a>(devices: impl Iterator<Item = &'a OwnedFd> + Send) -> 
 fn dropped_by(device: &OwnedFd) -> io::Result<u64> {
     setns(namespace(device)?, CloneFlags::CLONE_NEWNET)?;
     let table = std::fs::read_to_string("/proc/thread-self/net/dev")?;
-    parse_dropped(&table).ok_or_else(|| io::Error::other("the interface is not in its namespace"))
+    let interface = name(device)?;
+    parse_dropped(&table, &interface)
+        .ok_or_else(|| io::Error::other("the interface is not in its namespace"))
 }
 
 /// The network namespace a device is in.
@@ -94,13 +110,13 @@ fn namespace(device: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
 }
 
-/// The count of dropped outgoing packets of the data interface in `/proc/net/dev`.
-fn parse_dropped(table: &str) -> Option<u64> {
+/// The count of dropped outgoing packets of an interface in `/proc/net/dev`.
+fn parse_dropped(table: &str, interface: &str) -> Option<u64> {
     /// Eight columns of what was received, then bytes, packets and errors of what was sent.
     const COLUMN: usize = 11;
     let line = table
         .lines()
-        .find_map(|line| line.trim_start().strip_prefix(DATA_INTERFACE)?.strip_prefix(':'))?;
+        .find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'))?;
     line.split_ascii_whitespace().nth(COLUMN)?.parse().ok()
 }
 
@@ -127,8 +143,8 @@ mod tests {
                      face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    \
                      lo:       1       2    3    4    5     6          7         8        9       10   11   12   13    14      15         16\n  \
                      eth1:    1       2    3    4    5     6          7         8        9       10   11   77   13    14      15         16\n";
-        assert_eq!(parse_dropped(table), Some(77));
-        assert_eq!(parse_dropped("eth10: 1 2"), None);
-        assert_eq!(parse_dropped("eth1: 1 2"), None);
+        assert_eq!(parse_dropped(table, "eth1"), Some(77));
+        assert_eq!(parse_dropped("eth10: 1 2", "eth1"), None);
+        assert_eq!(parse_dropped("eth1: 1 2", "eth1"), None);
     }
 }

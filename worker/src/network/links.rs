@@ -111,6 +111,8 @@ impl Links {
                     }
                 }
             }
+            // Those are about routers and addresses, not about links.
+            Action::Rebind { .. } | Action::Readdress { .. } => {}
         }
         links
     }

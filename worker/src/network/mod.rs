@@ -96,6 +96,8 @@ pub struct Caps {
     pub workers: bool,
     /// Shapes of the paths between groups.
     pub paths: bool,
+    /// Instances behind NATs.
+    pub nat: bool,
 }
 
 /// What a network could not do.
@@ -257,6 +259,21 @@ pub trait Network: Send + Sync {
     async fn reaches_internet(&self, run: &RunId, instance: InstanceId) -> bool {
         let _ = (run, instance);
         false
+    }
+
+    /// Gives an instance another address and leaves everything else as it is. The caller sets the address on the
+    /// interface itself.
+    async fn readdress(
+        &self,
+        run: &RunId,
+        instance: InstanceId,
+        address: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
+        let _ = (run, instance);
+        Err(NetworkError::Unsupported {
+            what: format!("give an instance the address {address}"),
+            instead: "use the userspace switch".to_owned(),
+        })
     }
 
     /// The address an instance has at this moment.

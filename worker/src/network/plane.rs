@@ -74,6 +74,8 @@ pub(super) enum Change {
         present: bool,
         rules: Option<Rules>,
     },
+    /// An instance has another address.
+    Readdress { run: u64, port: Arc<Port>, from: Option<Ipv4Addr>, to: Ipv4Addr },
     /// What was measured of a run is to be added to `into`.
     Measure { run: u64, into: Arc<Mutex<NetworkReport>> },
     /// A run has instances on other workers.
@@ -255,6 +257,14 @@ impl Plane {
                     sender.rules = rules;
                     sender.address = to;
                     port.present.store(present, Ordering::Relaxed);
+                }
+            }
+            Change::Readdress { run, port, from, to } => {
+                if let Some(sender) = self.senders.get_mut(&port.token) {
+                    sender.address = to;
+                }
+                if let Some(run) = self.runs.get_mut(&run) {
+                    run.readdress(&Holder::Here(port), from, to);
                 }
             }
             Change::Measure { run, into } => {

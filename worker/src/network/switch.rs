@@ -247,19 +247,7 @@ impl Switch {
     ) -> Result<Answers, NetworkError> {
         let mut control = self.lock();
         let run = control.run(run)?;
-        let Some(port) = run.ports.get(&instance).map(Arc::clone) else {
-            return Err(NetworkError::Refused(format!("instance {instance} is not attached")));
-        };
-        let from = run.addresses.of(instance);
-        // It may have lost its former one to an instance elsewhere that was told earlier than we.
-        let Some(to) = config.ipv4.or(from) else {
-            return Err(NetworkError::Refused(format!("instance {instance} has no address")));
-        };
-        match run.others {
-            None => run.addresses.claim(instance, to),
-            Some(_) => run.addresses.seize(instance, to),
-        }
-        .map_err(refused)?;
+        let (port, from, to) = run.take_address(instance, config.ipv4)?;
         let rules = Rules::new(config);
         run.rules.insert(instance, rules.clone());
         let (key, owner) = (run.key, self.owner(port.token));
@@ -272,9 +260,45 @@ impl Switch {
             rules: (thread == owner).then(|| rules.clone()),
         })
     }
+
+    /// Decides on another address and hands it on.
+    fn move_to(
+        &self,
+        run: &RunId,
+        instance: InstanceId,
+        address: Ipv4Addr,
+    ) -> Result<Answers, NetworkError> {
+        let mut control = self.lock();
+        let run = control.run(run)?;
+        let (port, from, to) = run.take_address(instance, Some(address))?;
+        let key = run.key;
+        self.tell(|_| Change::Readdress { run: key, port: Arc::clone(&port), from, to })
+    }
 }
 
 impl Run {
+    /// Takes an address for an instance that is attached. Returns the one it had.
+    fn take_address(
+        &mut self,
+        instance: InstanceId,
+        address: Option<Ipv4Addr>,
+    ) -> Result<(Arc<Port>, Option<Ipv4Addr>, Ipv4Addr), NetworkError> {
+        let Some(port) = self.ports.get(&instance).map(Arc::clone) else {
+            return Err(NetworkError::Refused(format!("instance {instance} is not attached")));
+        };
+        let from = self.addresses.of(instance);
+        // It may have lost its former one to an instance elsewhere that was told earlier than we.
+        let Some(to) = address.or(from) else {
+            return Err(NetworkError::Refused(format!("instance {instance} has no address")));
+        };
+        match self.others {
+            None => self.addresses.claim(instance, to),
+            Some(_) => self.addresses.seize(instance, to),
+        }
+        .map_err(refused)?;
+        Ok((port, from, to))
+    }
+
     /// Takes in what is decided for receivers and interfaces; senders hear of it in their threads.
     fn relink(&mut self, links: Arc<Links>) -> std::io::Result<()> {
         let before = std::mem::replace(&mut self.links, Arc::clone(&links));
@@ -352,6 +376,7 @@ impl Network for Switch {
             egress: self.egress.is_some(),
             workers: self.overlay.is_some(),
             paths: true,
+            nat: true,
         }
     }
 
@@ -462,6 +487,16 @@ impl Network for Switch {
         let mut control = self.lock();
         let port = control.run(run).ok().and_then(|run| run.ports.get(&instance));
         port.is_some_and(|port| port.gate.reaches_internet())
+    }
+
+    async fn readdress(
+        &self,
+        run: &RunId,
+        instance: InstanceId,
+        address: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
+        let answers = self.move_to(run, instance, address)?;
+        done(answers).await
     }
 
     async fn address(&self, run: &RunId, instance: InstanceId) -> Option<Ipv4Addr> {

@@ -12,7 +12,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use groundswell_common::network::DataPath;
-use ipnet::Ipv4Net;
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
@@ -23,7 +22,6 @@ use serde::{Deserialize, Serialize};
 
 use super::interface;
 use super::namespace;
-use super::nat::{NatError, NatSpec, Router};
 use super::netlink::{Netlink, namespace_of, routing_socket};
 use crate::runtime::LinkState;
 
@@ -57,8 +55,8 @@ pub struct WireSpec {
 #[derive(Debug)]
 pub struct Wired {
     /// What the data network needs. For the switch the data interface: an L3 TUN device; see [`open_device`]. For
-    /// the kernel a routing socket, by which the network makes the interface.
-    pub device: OwnedFd,
+    /// the kernel a routing socket, by which the network makes the interface. Absent behind a NAT.
+    pub device: Option<OwnedFd>,
     /// Listens on 127.0.0.1:5050 inside. Non-blocking.
     pub sync: OwnedFd,
     /// Listens on 127.0.0.1:8086 inside. Non-blocking.
@@ -94,7 +92,7 @@ pub fn wire(spec: &WireSpec) -> io::Result<Wired> {
         }
     };
     Ok(Wired {
-        device,
+        device: Some(device),
         sync: listener(Ipv4Addr::LOCALHOST, SYNC_PORT)?,
         influx: listener(Ipv4Addr::LOCALHOST, INFLUX_PORT)?,
         names: name_sockets()?,
@@ -115,30 +113,21 @@ fn wire_device(spec: &WireSpec, control: BorrowedFd<'_>) -> io::Result<OwnedFd> 
     Ok(device.into())
 }
 
-/// Wires the calling thread's network namespace, which is the instance's, behind a NAT of its own. `spec` is
-/// about the outside, where the data network is; inside the instance has `address`. Its data interface is
-/// an ordinary one there, so [`set_link`] is not for it: [`Router::readdress`] is.
+/// Wires the calling thread's network namespace but for the data interface, which a NAT makes when the
+/// instance becomes its member. [`set_link`] is not for it then.
 ///
 /// # Errors
 ///
-/// As [`wire`] and [`Router::new`].
-pub fn wire_behind(
-    spec: &WireSpec,
-    nat: &NatSpec,
-    address: Ipv4Addr,
-) -> Result<(Wired, Router), NatError> {
-    let refused = || NatError::host("wire an instance behind a NAT");
-    let outside = Ipv4Net::new(spec.address, spec.prefix)
-        .map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))
-        .map_err(refused())?;
-    let control = ready().map_err(refused())?;
-    let (router, device) = Router::new(nat.clone(), outside, spec.mtu)?;
-    let here = File::open("/proc/thread-self/ns/net").map_err(refused())?;
-    router.join(here.as_fd(), DATA_INTERFACE, address)?;
-    let sync = listener(Ipv4Addr::LOCALHOST, SYNC_PORT).map_err(refused())?;
-    let influx = listener(Ipv4Addr::LOCALHOST, INFLUX_PORT).map_err(refused())?;
-    let names = name_sockets().map_err(refused())?;
-    Ok((Wired { device, sync, influx, names, control }, router))
+/// As [`wire`].
+pub fn wire_member() -> io::Result<Wired> {
+    let control = ready()?;
+    Ok(Wired {
+        device: None,
+        sync: listener(Ipv4Addr::LOCALHOST, SYNC_PORT)?,
+        influx: listener(Ipv4Addr::LOCALHOST, INFLUX_PORT)?,
+        names: name_sockets()?,
+        control,
+    })
 }
 
 /// Wires another network namespace, on a thread that ends in it, so that no other code ever runs there.
@@ -147,10 +136,26 @@ pub fn wire_behind(
 ///
 /// As [`wire`], and when the namespace cannot be entered.
 pub fn wire_in(netns: BorrowedFd<'_>, spec: &WireSpec) -> io::Result<Wired> {
+    inside(netns, || wire(spec))
+}
+
+/// As [`wire_in`], for [`wire_member`].
+///
+/// # Errors
+///
+/// As [`wire_in`].
+pub fn wire_member_in(netns: BorrowedFd<'_>) -> io::Result<Wired> {
+    inside(netns, wire_member)
+}
+
+fn inside(
+    netns: BorrowedFd<'_>,
+    wire: impl FnOnce() -> io::Result<Wired> + Send,
+) -> io::Result<Wired> {
     std::thread::scope(|scope| {
         let inside = scope.spawn(|| {
             setns(netns, CloneFlags::CLONE_NEWNET)?;
-            wire(spec)
+            wire()
         });
         inside.join().unwrap_or_else(|_| Err(io::Error::other("the wiring thread panicked")))
     })

@@ -136,7 +136,7 @@ impl Runtime for FakeRuntime {
         let (stderr, stderr_writer) = pipe().map_err(failed)?;
         let nothing = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(failed);
         let wired = Wired {
-            device: nothing()?,
+            device: Some(nothing()?),
             sync: nothing()?,
             influx: nothing()?,
             names: NameSockets { udp: nothing()?, tcp: nothing()? },

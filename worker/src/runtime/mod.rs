@@ -4,15 +4,18 @@
 //! the last mount and holds it before its first instruction; [`Instance::start`] lets it go.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::messages::{ImageRef, Resources, RuntimeKind};
 use groundswell_common::outcome::Exit;
 
+use crate::network::nat::{NatError, TreeSpec};
 use crate::network::wire::{WireSpec, Wired};
 
 pub mod cgroup;
@@ -43,6 +46,20 @@ pub enum RuntimeError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl From<NatError> for RuntimeError {
+    fn from(err: NatError) -> Self {
+        match err {
+            NatError::Refused(why) => Self::Plan(why.to_string()),
+            NatError::NoProgram
+            | NatError::Ruleset { .. }
+            | NatError::Empty
+            | NatError::Host { .. } => {
+                Self::Host { doing: "put instances behind a NAT".to_owned(), source: err.into() }
+            }
+        }
+    }
 }
 
 /// Whose an instance is; every name and label derives from this.
@@ -91,8 +108,42 @@ pub struct InstanceSpec {
     pub ulimits: Vec<String>,
     /// What is wired into its network namespace.
     pub wire: WireSpec,
+    /// The NAT that makes its data interface, when it is behind one.
+    pub behind: Option<Behind>,
     /// Leave the container there after the run (Docker only).
     pub keep: bool,
+}
+
+/// An instance's place behind a NAT.
+#[derive(Clone)]
+pub struct Behind {
+    /// The NAT.
+    pub nat: Arc<dyn Nat>,
+    /// The instance's number in its group.
+    pub member: u32,
+}
+
+impl fmt::Debug for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Behind").field("member", &self.member).finish_non_exhaustive()
+    }
+}
+
+/// The routers behind one address of a run's network. They are gone once this and the device that came with
+/// it are dropped.
+#[async_trait]
+pub trait Nat: Send + Sync {
+    /// Gives an instance its data interface.
+    async fn join(&self, member: u32, namespace: OwnedFd) -> Result<(), RuntimeError>;
+
+    /// Forgets all mappings.
+    async fn rebind(&self) -> Result<(), RuntimeError>;
+
+    /// Takes another address in the run's network.
+    async fn readdress(&self, address: Ipv4Addr) -> Result<(), RuntimeError>;
+
+    /// Lets the routers go, and waits for that.
+    async fn close(&self);
 }
 
 /// An instance that is prepared and has not run an instruction of the plan.
@@ -124,6 +175,15 @@ pub trait Runtime: Send + Sync {
 
     /// Makes an instance and holds it before its first instruction.
     async fn create(&self, spec: InstanceSpec) -> Result<Created, RuntimeError>;
+
+    /// Makes routers. Returns also their end of the run's network.
+    async fn make_nat(&self, spec: TreeSpec) -> Result<(Arc<dyn Nat>, OwnedFd), RuntimeError> {
+        let _ = spec;
+        Err(RuntimeError::Plan(format!(
+            "runtime `{}` cannot put instances behind NATs",
+            self.kind().as_str()
+        )))
+    }
 
     /// Removes everything this runtime has left on the host for `worker`: after a crash of the process, or
     /// at the end. Goes on after a failure and returns them all.

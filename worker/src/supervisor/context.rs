@@ -15,8 +15,11 @@ use groundswell_common::outcome::Exit;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::links::Change;
 use super::member::Order;
+use super::nats::Nats;
 use super::outside::{Outside, Way};
 use super::probes::Probes;
 use crate::events::EventLog;
@@ -101,6 +104,8 @@ pub(crate) enum Note {
     Over { id: InstanceId, exit: Option<Exit>, last_lines: Vec<String> },
     /// A network configuration does not hold.
     LinkFailed { id: InstanceId, reason: String, fault_of_plan: bool },
+    /// A change of the schedule to the ends of these classes; done once the token is dropped.
+    Change { classes: Vec<u16>, what: Change, done: TaskTrackerToken },
     /// A change of the network's schedule could not be carried out.
     ScheduleFailed(String),
     /// Something people should know.
@@ -117,6 +122,7 @@ pub(crate) struct Context {
     pub(crate) events: EventLog,
     pub(crate) live: mpsc::Sender<LogLines>,
     pub(crate) notes: mpsc::Sender<Note>,
+    pub(crate) nats: Nats,
     /// The instances' tasks.
     pub(crate) members: TaskTracker,
     /// What serves the share's instances beside the sync, until `end`.

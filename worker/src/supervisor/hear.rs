@@ -8,12 +8,13 @@ use groundswell_common::messages::ShareEvent;
 use groundswell_common::outcome::{Exit, Outcome};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument as _, debug};
 
 use super::claims::Claims;
 use super::context::Note;
 use super::known::told;
-use super::links::{self, Link};
+use super::links::{self, Candidates, Change, Holder, Link, Request};
 use super::member::Order;
 use super::phase::{Event, Phase};
 use super::prepare::Unprepared;
@@ -64,6 +65,7 @@ impl Supervisor {
             }
             Note::Printed { id, event } => self.on_said(id, &event),
             Note::Over { id, exit, last_lines } => self.on_over(id, exit, last_lines),
+            Note::Change { classes, what, done } => self.change(&classes, what, &done),
             Note::ScheduleFailed(reason) => {
                 self.context.events.add("schedule_failed", reason.clone(), None);
                 self.handle(Event::Broken { reason, fault_of_plan: false });
@@ -200,36 +202,64 @@ impl Supervisor {
         }
     }
 
-    fn link(&mut self, id: InstanceId, config: NetworkConfig) {
-        let (context, notes) = (Arc::clone(&self.context), self.context.notes.clone());
-        let Some(known) = self.known.get_mut(&id) else { return };
-        let (Some(instance), Some(sync)) = (&known.instance, &self.sync) else { return };
+    /// A network configuration of an instance.
+    fn link(&mut self, by: InstanceId, config: NetworkConfig) {
+        let Some(known) = self.known.get(&by) else { return };
+        let front = self.context.assignment.front(known.place);
+        if !self.ask(front, Request::Configure { by, config }) {
+            let reason = format!("more than {} configurations wait", links::QUEUE);
+            self.on_link_failed(by, reason, true);
+        }
+    }
+
+    /// A change of the schedule to all ends of the data network that belong to these classes.
+    fn change(&mut self, classes: &[u16], what: Change, done: &TaskTrackerToken) {
+        let assignment = Arc::clone(&self.context.assignment);
+        let concerned = self.known.values().filter(|known| {
+            let alone = assignment.nat(known.place).is_none();
+            classes.contains(&known.place.group)
+                && assignment.front(known.place) == known.place.id
+                && !(alone && known.ended)
+        });
+        let concerned: Vec<InstanceId> = concerned.map(|known| known.place.id).collect();
+        for front in concerned {
+            if !self.ask(front, Request::Change { what, done: done.clone() }) {
+                let reason = format!("more than {} changes wait", links::QUEUE);
+                self.on_link_failed(front, reason, false);
+            }
+        }
+    }
+
+    /// Hands a request to an end of the data network. Returns whether there was room for it.
+    fn ask(&mut self, front: InstanceId, request: Request) -> bool {
+        let context = Arc::clone(&self.context);
+        let Some(known) = self.known.get_mut(&front) else { return true };
+        let (Some(instance), Some(sync)) = (&known.instance, &self.sync) else { return true };
         let way = &mut known.way;
         let links = known.links.get_or_insert_with(|| {
-            let (links, configs) = mpsc::channel(links::QUEUE);
+            let (links, requests) = mpsc::channel(links::QUEUE);
             let assignment = &context.assignment;
+            let instance = Holder::Instance(Arc::clone(instance));
             let link = Link {
                 run: assignment.run.clone(),
-                id,
-                instance: Arc::clone(instance),
+                id: front,
+                holder: context.nats.of(front).map_or(instance, Holder::Nat),
                 network: Arc::clone(context.network()),
                 sync: Arc::clone(sync),
-                notes,
+                notes: context.notes.clone(),
                 state: LinkState {
                     up: true,
-                    address: assignment.address(id),
+                    address: assignment.address(front),
                     prefix: assignment.subnet.prefix_len(),
                 },
                 claims: Claims::of(&context.host, assignment),
                 way: way.take(),
+                candidates: Candidates::new(assignment.subnet, assignment.seed, front),
             };
-            self.effects.spawn(link.run(configs).in_current_span());
+            self.effects.spawn(link.run(requests).in_current_span());
             links
         });
-        if let Err(mpsc::error::TrySendError::Full(_)) = links.try_send(config) {
-            let reason = format!("more than {} configurations wait", links::QUEUE);
-            self.on_link_failed(id, reason, true);
-        }
+        !matches!(links.try_send(request), Err(mpsc::error::TrySendError::Full(_)))
     }
 
     pub(super) fn on_link_failed(&mut self, id: InstanceId, reason: String, fault_of_plan: bool) {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use groundswell_common::link::NetworkConfig;
 use groundswell_common::messages::InstancePlace;
 use tokio::sync::mpsc;
 
+use super::links::Request;
 use super::member::Order;
 use super::outside::Way;
 use crate::instance::Fold;
@@ -18,7 +18,8 @@ pub(super) struct Known {
     pub(super) fold: Fold,
     pub(super) orders: Option<mpsc::Sender<Order>>,
     pub(super) instance: Option<Arc<dyn Instance>>,
-    pub(super) links: Option<mpsc::Sender<NetworkConfig>>,
+    /// To its end of the data network, and that of all behind the same NAT.
+    pub(super) links: Option<mpsc::Sender<Request>>,
     /// Its way outside, until somebody follows its configurations.
     pub(super) way: Option<Way>,
     pub(super) let_go: bool,

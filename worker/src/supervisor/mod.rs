@@ -39,6 +39,7 @@ mod hear;
 mod known;
 mod links;
 mod member;
+mod nats;
 mod outside;
 mod phase;
 mod prepare;
@@ -169,7 +170,7 @@ impl Supervisor {
         let known: BTreeMap<_, _> =
             assignment.instances().map(|place| (place.id, Known::new(place))).collect();
         let now = Instant::now().into_std();
-        let probes = Probes::new(assignment.seed, assignment.total_instances);
+        let probes = Probes::new(&assignment);
         let mut this = Self {
             machine: Machine::new(assignment.limits, now),
             left: known.len(),
@@ -183,6 +184,7 @@ impl Supervisor {
                 spool,
                 events,
                 live,
+                nats: nats::Nats::default(),
                 notes: notes_in,
                 members: TaskTracker::new(),
                 servers: TaskTracker::new(),

@@ -79,20 +79,27 @@ impl Outside {
         sockets: NameSockets,
         control: &OwnedFd,
     ) -> Result<Way, Unprepared> {
-        self.names.serve(place.id, sockets).await;
+        // Behind a NAT it reaches what the first one there does.
+        self.names.serve(context.assignment.front(place), sockets).await;
         let (grant, rate) = self.groups.get(usize::from(place.group)).cloned().unwrap_or_default();
         let refused = |err: io::Error| {
             Unprepared::host(format!("failed to open instance {}'s way out: {err}", place.id))
         };
+        let assignment = &context.assignment;
+        let open = context.network().caps().egress;
+        // Behind a NAT every way leads through the router already.
+        let routed = open && assignment.nat(place).is_none();
         let mut way = Way {
             control: control.try_clone().map_err(refused)?,
             hosts: grant.hosts.clone(),
             routes: Routes::new(),
-            open: context.network().caps().egress,
+            open: routed,
         };
-        if way.open {
-            let routes = routes::of(&grant);
-            context.network().permit(&context.assignment.run, place.id, grant, rate).await?;
+        let routes = routes::of(&grant);
+        if open && assignment.front(place) == place.id {
+            context.network().permit(&assignment.run, place.id, grant, rate).await?;
+        }
+        if routed {
             way.lead(routes).map_err(refused)?;
         }
         self.expose(context, place, control).await?;
@@ -157,6 +164,12 @@ impl Way {
         }
         let allow = config.routing_policy == RoutingPolicy::AllowAll;
         self.lead(routes::of(&Grant { allow, hosts: self.hosts.clone() }))
+    }
+
+    /// The interface was set up anew, which loses its routes, and nothing else has changed.
+    pub(super) fn again(&mut self) -> io::Result<()> {
+        let routes = std::mem::take(&mut self.routes);
+        self.lead(routes)
     }
 
     fn lead(&mut self, to: Routes) -> io::Result<()> {

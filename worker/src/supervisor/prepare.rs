@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Permissions;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use groundswell_common::chain::Chain;
 use groundswell_common::ids::InstanceId;
-use groundswell_common::messages::{Assignment, InstancePlace};
+use groundswell_common::messages::{Assignment, InstancePlace, places};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -20,7 +21,7 @@ use tracing::{Instrument as _, info_span, warn};
 
 use super::member::{Member, ORDERS};
 use super::outside::{Outside, Way};
-use super::{Context, Note};
+use super::{Context, Note, nats};
 use crate::images::ImageError;
 use crate::logs::{LastLines, Stream};
 use crate::network::links::Links;
@@ -32,7 +33,7 @@ use crate::runtime::{Created, Instance, InstanceLabels, InstanceSpec, RuntimeErr
 use crate::sync::{LifecycleEvent, SyncSpec};
 
 /// Largest packet of the data interface.
-const MTU: u16 = 1500;
+pub(super) const MTU: u16 = 1500;
 /// How often an image is fetched before that counts as failed.
 const FETCHES: u32 = 5;
 /// Names an SDK may look up; all of them are served inside the instance's own namespace.
@@ -81,6 +82,7 @@ pub(crate) async fn prepare(
     }
     let opened = abort.run_until_cancelled(open(&context)).await;
     let Some(sync) = opened.transpose()? else { return Err(aborted()) };
+    nats::make(&context, &abort).await?;
     create_all(&context, &sync, &abort).await?;
     context.outside.get().inspect(|outside| outside.tell(&context));
     let ready = async {
@@ -104,6 +106,7 @@ async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
     let network = context.network();
     network.check(&assignment.network).await?;
     fetch_images(context).await?;
+    nats::check(context)?;
     network.open(&assignment.run, assignment.subnet, assignment.seed).await?;
     if !assignment.peers.is_empty() {
         network.connect(&assignment.run, others(context)?).await?;
@@ -142,11 +145,9 @@ fn others(context: &Context) -> Result<Others, Unprepared> {
                 "the run has instances on worker {worker}, which takes no packets of others"
             )));
         };
-        let instances = peer
-            .share
-            .iter()
-            .flat_map(|range| (0..range.count).map(|offset| InstanceId(range.first.0 + offset)));
-        workers.push((overlay, instances.map(|id| (id, assignment.address(id))).collect()));
+        // Those behind a NAT are in the network in the name of the first of them.
+        let fronts = places(&peer.share).filter(|place| assignment.front(*place) == place.id);
+        workers.push((overlay, fronts.map(|one| (one.id, assignment.address(one.id))).collect()));
     }
     let seal = match &assignment.overlay_secret {
         Some(secret) => Some(SealSpec { secret: secret.clone(), sender: sender(context)? }),
@@ -279,15 +280,11 @@ async fn connect(
     let assignment = &context.assignment;
     let instance: Arc<dyn Instance> = Arc::from(created.instance);
     context.probes.join(place.id, &created.wired);
-    let attachment = Attachment {
-        run: assignment.run.clone(),
-        instance: place.id,
-        device: created.wired.device,
-        address: assignment.address(place.id),
-    };
     let outside = context.outside.get().expect("it is opened before instances are made");
     let attached = async {
-        context.network().attach(attachment).await?;
+        if let Some(device) = created.wired.device {
+            attach(context, place.id, device).await?;
+        }
         outside.admit(context, place, created.wired.names, &created.wired.control).await
     };
     let way = match attached.await {
@@ -334,6 +331,16 @@ async fn connect(
         over: false,
     };
     Ok((member, way))
+}
+
+async fn attach(
+    context: &Context,
+    instance: InstanceId,
+    device: OwnedFd,
+) -> Result<(), NetworkError> {
+    let (run, address) = (context.assignment.run.clone(), context.assignment.address(instance));
+    let attachment = Attachment { run, instance, device, address };
+    context.network().attach(attachment).await
 }
 
 /// Passes on what an instance prints about itself. The task is one of those that are waited for at its end.
@@ -384,6 +391,7 @@ fn spec(context: &Context, place: InstancePlace, directory: &Path) -> InstanceSp
             mtu: MTU,
             data_path: assignment.network.data_path,
         },
+        behind: context.nats.behind(assignment, place),
         keep: assignment.options.keep_containers,
     }
 }

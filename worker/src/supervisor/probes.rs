@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use groundswell_common::fidelity::ProbeReport;
 use groundswell_common::ids::InstanceId;
+use groundswell_common::messages::Assignment;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{Instrument as _, debug};
 
@@ -30,8 +31,13 @@ pub(crate) struct Probes {
 }
 
 impl Probes {
-    pub(super) fn new(seed: u64, total: u32) -> Self {
-        Self { pairs: probe::pairs(seed, total), ends: Mutex::default(), found: Mutex::default() }
+    /// Those behind NATs do not probe: most NATs let nobody in who asks first.
+    pub(super) fn new(assignment: &Assignment) -> Self {
+        let mut pairs = probe::pairs(assignment.seed, assignment.total_instances);
+        pairs.retain(|(one, two)| {
+            ![*one, *two].iter().any(|id| assignment.has_nat(InstanceId(*id)))
+        });
+        Self { pairs, ends: Mutex::default(), found: Mutex::default() }
     }
 
     /// Takes an instance in, if it is one of those that probe.

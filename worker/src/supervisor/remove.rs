@@ -26,6 +26,7 @@ pub(crate) async fn remove(context: Arc<Context>, sync: Option<Arc<dyn ShareSync
     if let Some(sync) = sync {
         sync.close().await;
     }
+    context.nats.close().await;
     context.network().close(&assignment.run).await;
     let spool = context.spool.clone();
     let state_dir = context.host.state_dir.clone();

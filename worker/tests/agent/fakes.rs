@@ -113,6 +113,7 @@ impl Network for FakeNetwork {
             egress: false,
             workers: false,
             paths: true,
+            nat: false,
         }
     }
 

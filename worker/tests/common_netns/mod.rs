@@ -88,6 +88,7 @@ impl Rig {
                 mtu: 1500,
                 data_path: DataPath::Switch,
             },
+            behind: None,
             keep: false,
         }
     }

@@ -63,7 +63,7 @@ impl Net {
             let device = wire_in(host.namespace.as_fd(), &spec).expect("wired").device;
             let run = self.run.clone();
             let instance = InstanceId(instance.into());
-            let attachment = Attachment { run, instance, device, address };
+            let attachment = Attachment { run, instance, device: device.expect("made"), address };
             self.network.attach(attachment).await.expect("attached");
             let socket = host.enter(|| UdpSocket::bind(("0.0.0.0", PORT)).expect("bound"));
             socket.set_read_timeout(Some(LIMIT)).expect("a limit");

@@ -9,7 +9,7 @@ use super::selector::{self, Member};
 use crate::composition::{Composition, Run};
 use crate::document::Findings;
 use crate::link::{AccessLink, LinkShape};
-use crate::network::{MOST_CLASSES, NetworkPlan};
+use crate::network::{DataPath, MOST_CLASSES, NetworkPlan};
 
 /// A plan travels in one message with everything else a worker needs.
 const MOST_BYTES: usize = 512 << 10;
@@ -32,7 +32,7 @@ pub(in crate::composition) fn compile(
     let network = &composition.network;
     let build = |id: &str| composition.groups.iter().find(|group| group.id.value == id);
     let groups: Vec<_> = run.groups.iter().map(|group| build(&group.group_id.value)).collect();
-    let silent = groups.iter().flatten().all(|group| group.link.is_empty());
+    let silent = groups.iter().flatten().all(|group| group.link.is_empty() && group.nat.is_none());
     let said = network.attachments.regions.is_some()
         || !network.links.is_empty()
         || !network.schedule.is_empty();
@@ -53,6 +53,7 @@ pub(in crate::composition) fn compile(
             id: &one.id.value,
             group: &one.group_id.value,
             region: group.and_then(|group| group.region.as_ref()).map(|one| one.value.as_str()),
+            nat: group.is_some_and(|group| group.nat.is_some()),
         })
         .collect();
     let mut draft = ways(composition, &members);
@@ -69,8 +70,17 @@ pub(in crate::composition) fn compile(
             *path = link.wish.over(*path);
         }
     }
+    let nats: Vec<_> =
+        groups.iter().map(|group| Some(group.as_ref()?.nat.as_ref()?.value.clone())).collect();
+    for nat in groups.iter().flatten().filter_map(|group| group.nat.as_ref()) {
+        if network.data_path == DataPath::Kernel {
+            let help = "write `data_path = \"switch\"`, or remove `[groups.nat]`";
+            findings.error(nat.span.clone(), "the kernel's data path has no NATs", help);
+        }
+    }
+    let nats = if nats.iter().any(Option::is_some) { nats } else { Vec::new() };
     let schedule = play::compile(findings, composition, &members, draft.clone(), end);
-    let plan = NetworkPlan { schedule, encrypt, multicast, data_path, ..draft.plan() };
+    let plan = NetworkPlan { schedule, nats, encrypt, multicast, data_path, ..draft.plan() };
     check_size(findings, run, &plan);
     plan
 }

@@ -2,7 +2,7 @@
 //! beyond Testground's.
 //!
 //! ```text
-//! [groups] region, link   [[links]]   [network]   [[schedule]]
+//! [groups] region, link, nat   [[links]]   [network]   [[schedule]]
 //!        └──parse──► NetworkWish ──compile, for one run──► NetworkPlan
 //! ```
 
@@ -11,6 +11,7 @@ mod compile;
 mod gml;
 mod king;
 mod matrix;
+mod nat;
 mod play;
 mod regions;
 mod schedule;
@@ -34,6 +35,7 @@ use crate::network::DataPath;
 use crate::template::Resources as Load;
 
 pub(super) use compile::compile;
+pub(super) use nat::read as nats;
 use regions::{Format, Read};
 pub use regions::{Regions, Way};
 use schedule::EventWish;
@@ -275,6 +277,7 @@ pub(super) fn check(findings: &Findings, composition: &Composition) {
         selector::check(findings, composition, selector);
     }
     schedule::check_names(findings, &network.schedule);
+    schedule::check_rebinds(findings, composition);
 }
 
 /// A place in the file.

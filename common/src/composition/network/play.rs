@@ -155,6 +155,16 @@ impl<'a> Player<'a> {
             }
             (Moment::Begin, What::Heal { of }) => self.heal(at, event, of),
             (Moment::Begin, What::Access { .. } | What::Path { .. }) => self.reshape(at, event),
+            (Moment::Begin, What::Rebind { on }) => {
+                let classes = self.classes(on);
+                let behind = |class: &u16| self.members[usize::from(*class)].nat;
+                let classes = classes.into_iter().filter(behind).collect();
+                self.fire(at, title(event), Action::Rebind { classes });
+            }
+            (Moment::Begin, What::Readdress { on }) => {
+                let classes = self.classes(on);
+                self.fire(at, title(event), Action::Readdress { classes });
+            }
             (Moment::Begin, What::Trace { .. }) => {
                 let before = self.before(event);
                 if let Some(lasts) = event.lasts {
@@ -177,9 +187,11 @@ impl<'a> Player<'a> {
                         download: download.then_some(was.download_bps),
                         ..ShapeWish::default()
                     },
-                    What::Partition { .. } | What::Heal { .. } | What::Flap { .. } => {
-                        ShapeWish::default()
-                    }
+                    What::Partition { .. }
+                    | What::Heal { .. }
+                    | What::Flap { .. }
+                    | What::Rebind { .. }
+                    | What::Readdress { .. } => ShapeWish::default(),
                 };
                 let wishes = before.iter().map(|(target, was)| (*target, undo(was))).collect();
                 self.due.retain(|_, (other, moment)| {
@@ -243,7 +255,11 @@ impl<'a> Player<'a> {
                     .map(|(from, to)| Target::Path(from, to))
                     .collect()
             }
-            What::Partition { .. } | What::Heal { .. } | What::Flap { .. } => BTreeSet::new(),
+            What::Partition { .. }
+            | What::Heal { .. }
+            | What::Flap { .. }
+            | What::Rebind { .. }
+            | What::Readdress { .. } => BTreeSet::new(),
         };
         targets.into_iter().map(|target| (target, self.link(target))).collect()
     }
@@ -343,6 +359,8 @@ fn title(event: &EventWish) -> String {
         What::Flap { .. } => "flap",
         What::Access { .. } | What::Path { .. } => "reshape",
         What::Trace { .. } => "trace",
+        What::Rebind { .. } => "rebind",
+        What::Readdress { .. } => "readdress",
     };
     match &event.name {
         Some(name) => format!("{kind} `{}`", name.value),

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::selector::{self, Selector};
+use super::selector::{self, Member, Selector};
 use super::shape::{self, Of, ShapeWish};
 use super::trace::Trace;
 use super::{Source, Span};
+use crate::composition::Composition;
 use crate::diagnostic::suggest;
 use crate::document::{At, Data, Findings, Table};
 
 /// Window of a trace whose event does not say.
 const WINDOW: Duration = Duration::from_millis(100);
 /// Every kind of event.
-const KINDS: [&str; 5] = ["partition", "heal", "flap", "reshape", "trace"];
+const KINDS: [&str; 7] = ["partition", "heal", "flap", "reshape", "trace", "rebind", "readdress"];
 
 /// One event as the file has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +38,8 @@ pub(super) enum What {
     Access { on: Vec<At<Selector>>, wish: ShapeWish },
     Path { from: Vec<At<Selector>>, to: Vec<At<Selector>>, both: bool, wish: ShapeWish },
     Trace { on: Vec<At<Selector>>, trace: String, upload: bool, download: bool },
+    Rebind { on: Vec<At<Selector>> },
+    Readdress { on: Vec<At<Selector>> },
 }
 
 impl EventWish {
@@ -46,9 +49,11 @@ impl EventWish {
                 from.iter().chain(to).collect()
             }
             What::Heal { .. } => Vec::new(),
-            What::Flap { on, .. } | What::Access { on, .. } | What::Trace { on, .. } => {
-                on.iter().collect()
-            }
+            What::Flap { on, .. }
+            | What::Access { on, .. }
+            | What::Trace { on, .. }
+            | What::Rebind { on }
+            | What::Readdress { on } => on.iter().collect(),
         }
     }
 }
@@ -86,6 +91,8 @@ pub(super) fn event(
         "flap" => flap(findings, table),
         "reshape" => reshape(findings, table),
         "trace" => playback(findings, table, source, traces),
+        "rebind" => selector::read(findings, table, "on").map(|on| What::Rebind { on }),
+        "readdress" => selector::read(findings, table, "on").map(|on| What::Readdress { on }),
         other => {
             findings.error(
                 kind.span.clone(),
@@ -117,6 +124,9 @@ fn check(findings: &Findings, event: &EventWish, times: Option<&At<u32>>) {
     }
     if event.lasts.is_some() && matches!(event.what, What::Heal { .. }) {
         wrong("`heal` takes no `for`", "remove `for`; a partition takes it");
+    }
+    if event.lasts.is_some() && matches!(event.what, What::Rebind { .. } | What::Readdress { .. }) {
+        wrong("`rebind` and `readdress` take no `for`", "remove `for`; `every` repeats them");
     }
     if event.lasts.zip(event.ramp).is_some_and(|(lasts, ramp)| lasts < ramp) {
         wrong("`for` is shorter than `ramp`", "the ramp is a part of it; make `for` longer");
@@ -249,6 +259,30 @@ fn names(findings: &Findings, table: &Table<'_>, key: &'static str) -> Vec<At<St
         }
     }
     names
+}
+
+/// Checks that what is rebound is behind a NAT.
+pub(super) fn check_rebinds(findings: &Findings, composition: &Composition) {
+    let groups = &composition.groups;
+    let behind = |selector: &At<Selector>| {
+        groups.iter().filter(|group| group.nat.is_some()).any(|group| {
+            let mut ids = composition.runs.iter().flat_map(|run| &run.groups);
+            let region = group.region.as_ref().map(|region| region.value.as_str());
+            let built = group.id.value.as_str();
+            let member = |id| Member { id, group: built, region, nat: true };
+            selector.value.selects(&member(built))
+                || ids.any(|one| {
+                    one.group_id.value == built && selector.value.selects(&member(&one.id.value))
+                })
+        })
+    };
+    for event in &composition.network.schedule {
+        let What::Rebind { on } = &event.what else { continue };
+        if !on.iter().any(behind) {
+            let help = "write `[groups.nat]` in a group that it names";
+            findings.error(event.span.clone(), "nothing that is rebound is behind a NAT", help);
+        }
+    }
 }
 
 /// Checks that names are there once, and that what is healed can be.

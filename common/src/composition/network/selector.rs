@@ -26,6 +26,8 @@ pub(super) struct Member<'a> {
     pub(super) group: &'a str,
     /// Its region.
     pub(super) region: Option<&'a str>,
+    /// Whether it is behind a NAT.
+    pub(super) nat: bool,
 }
 
 impl Selector {
@@ -37,7 +39,7 @@ impl Selector {
         }
     }
 
-    fn selects(&self, member: &Member<'_>) -> bool {
+    pub(super) fn selects(&self, member: &Member<'_>) -> bool {
         match self {
             Self::All => true,
             Self::Region(region) => member.region == Some(region),

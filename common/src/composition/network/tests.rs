@@ -63,6 +63,9 @@ fn shown(rest: &str, files: &[(&str, &str)]) -> String {
     let json = |value: &dyn erased::Json| value.json();
     for (class, group) in run.groups.iter().enumerate() {
         writeln!(out, "{} {}", group.id, json(&plan.classes[class])).expect("as above");
+        if let Some(nat) = plan.nat(class) {
+            writeln!(out, "  behind {}: {}", nat.title(), json(nat)).expect("as above");
+        }
         for (to, other) in run.groups.iter().enumerate() {
             let path = plan.path(class, to);
             writeln!(out, "  to {} {}", other.id, json(&path)).expect("as above");
@@ -193,6 +196,38 @@ golden!(
 );
 
 golden!(
+    nats,
+    shown(
+        &format!(
+            "{GROUPS}[groups.nat]\nkind = \"port-restricted\"\nmembers = 3\nmapping_timeout = \"30s\"\nhairpin = false\n\
+             forwards = [{{ port = 4001, member = 2 }}, {{ port = 80, to = 8080, protocol = \"tcp\" }}]\n\
+             [groups.nat.outer]\nkind = \"symmetric\"\nmembers = 100\n\
+             [[schedule]]\nat = \"1s\"\nkind = \"rebind\"\non = \"*\"\n\
+             [[schedule]]\nat = \"2s\"\nevery = \"10s\"\ntimes = 2\nkind = \"readdress\"\non = [\"a\", \"c\"]\n"
+        ),
+        &[]
+    )
+);
+golden!(
+    wrong_nats,
+    wrong(
+        &format!(
+            "{GROUPS}[groups.nat]\nkind = \"conical\"\nmembers = 0\nlan = \"16.9.0.0/24\"\nmapping_timeout = \"1500ms\"\n\
+             forwards = [{{ port = 0 }}, {{ to = 1 }}, {{ port = 5, member = 2, protocol = \"sctp\" }}]\n\
+             [groups.nat.outer]\nlan = \"192.168.0.0/16\"\n\
+             [[groups]]\nid = \"d\"\ninstances = {{ count = 1 }}\n\
+             [groups.nat]\nkind = \"symmetric\"\nlan = \"10.0.0.0/29\"\nmembers = 6\nkinds = 1\n\
+             [[groups]]\nid = \"e\"\ninstances = {{ count = 1 }}\n\
+             [groups.nat]\nkind = \"symmetric\"\nlan = \"127.0.0.0/8\"\nforwards = [{{ port = 7 }}, {{ port = 7, protocol = \"udp\" }}]\n\
+             [[groups]]\nid = \"f\"\ninstances = {{ count = 1 }}\n\
+             [groups.nat]\nkind = \"symmetric\"\nlan = \"home\"\n\
+             [[schedule]]\nat = \"1s\"\nkind = \"rebind\"\non = \"a\"\nfor = \"1s\"\n\
+             [[schedule]]\nat = \"1s\"\nkind = \"readdress\"\n"
+        ),
+        &[]
+    )
+);
+golden!(
     wrong_links,
     wrong(
         &format!(
@@ -307,6 +342,14 @@ fn there_is_one_source_of_latencies() {
 fn a_composition_of_testground_has_no_network() {
     let run = resolved("[[groups]]\nid = \"a\"\ninstances = { count = 2 }\n", &[]);
     assert!(run.expect("it can run").network.is_empty());
+}
+
+#[test]
+fn the_kernels_data_path_has_no_nats() {
+    let rest =
+        format!("{GROUPS}[groups.nat]\nkind = \"symmetric\"\n[network]\ndata_path = \"kernel\"\n");
+    let wrong = wrong(&rest, &[]);
+    assert!(wrong.contains("the kernel's data path has no NATs"), "{wrong}");
 }
 
 #[test]

@@ -82,8 +82,7 @@ impl World {
                 runtimes: vec![RuntimeKind::Netns],
             })
             .collect();
-        let shares =
-            place(&groups, RuntimeKind::Netns, &rooms, Distribution::Spread).expect("fits");
+        let shares = spread(&groups, &rooms);
         let workers = shares
             .iter()
             .map(|(id, ranges)| {

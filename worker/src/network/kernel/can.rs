@@ -50,13 +50,19 @@ impl Can {
         if plan.multicast {
             return Err(refuse("carry broadcast and multicast", ""));
         }
+        if !plan.nats.is_empty() {
+            return Err(refuse("put instances behind NATs", ""));
+        }
         let mut links: Vec<&AccessLink> = plan.classes.iter().collect();
         let mut paths: Vec<&LinkShape> = plan.shapes.iter().collect();
         for firing in &plan.schedule {
             match &firing.action {
                 Action::Access { link, .. } => links.push(link),
                 Action::Path { shape, .. } => paths.push(shape),
-                Action::Cut { .. } | Action::Heal { .. } => {}
+                Action::Cut { .. }
+                | Action::Heal { .. }
+                | Action::Rebind { .. }
+                | Action::Readdress { .. } => {}
             }
         }
         links.iter().try_for_each(|link| self.check_shape(&link.sends))?;
@@ -186,7 +192,9 @@ pub(super) fn nft_refused(err: &NatError) -> String {
         NatError::Ruleset { said } => {
             format!("`nft` refused the rules ({said}); they take Linux 5.16 and nftables 1.0.1")
         }
-        NatError::Refused(_) | NatError::Host { .. } => format!("`nft` does not work ({err})"),
+        NatError::Refused(_) | NatError::Empty | NatError::Host { .. } => {
+            format!("`nft` does not work ({err})")
+        }
     }
 }
 

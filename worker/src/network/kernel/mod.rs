@@ -129,6 +129,7 @@ impl Network for Kernel {
             egress: false,
             workers: false,
             paths: false,
+            nat: false,
         }
     }
 
@@ -179,6 +180,16 @@ impl Network for Kernel {
             );
         }
         Ok(warnings)
+    }
+
+    async fn readdress(
+        &self,
+        run: &RunId,
+        instance: InstanceId,
+        address: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
+        self.within(run, move |run| run.readdress(instance, address)).await?;
+        self.ready(run, instance).await
     }
 
     async fn address(&self, run: &RunId, instance: InstanceId) -> Option<Ipv4Addr> {

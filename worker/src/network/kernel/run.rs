@@ -220,6 +220,19 @@ impl Run {
         self.place(instance, to, config.enable).map_err(host("set the address of an instance"))
     }
 
+    /// Gives an instance another address.
+    pub(super) fn readdress(
+        &mut self,
+        instance: InstanceId,
+        to: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
+        let Some(up) = self.ports.get(&instance).map(|port| port.up) else {
+            return Err(NetworkError::Refused(format!("instance {instance} is not attached")));
+        };
+        self.claim(instance, to)?;
+        self.place(instance, to, up).map_err(host("set the address of an instance"))
+    }
+
     /// Takes in what the links between groups are from now on.
     pub(super) fn relink(&mut self, links: Arc<Links>) -> Result<(), NetworkError> {
         let before = std::mem::replace(&mut self.links, Arc::clone(&links));

@@ -8,14 +8,19 @@ use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use nix::poll::poll;
+
 use crate::network::netlink::{Netlink, routing_socket};
+
+/// Milliseconds the kernel may take to notice a carrier.
+const CARRIER_PATIENCE: u32 = 10_000;
 
 /// A pair of interfaces: what goes into one comes out of the other.
 pub(super) struct Pair<'a> {
@@ -40,8 +45,11 @@ impl Links {
         Ok(Self { netlink: routing_socket()?.into() })
     }
 
-    pub(super) fn add_bridge(&self, name: &str, mtu: u16) -> io::Result<()> {
+    /// Adds a bridge with a hardware address of its own. Without one it takes that of a port, and another one
+    /// when that port goes; what its neighbours send to the former one is lost until they ask again.
+    pub(super) fn add_bridge(&self, name: &str, mtu: u16, hardware: [u8; 6]) -> io::Result<()> {
         let mut link = named(name, mtu);
+        link.attributes.push(LinkAttribute::Address(hardware.to_vec()));
         link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
         self.ask(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
     }
@@ -57,6 +65,34 @@ impl Links {
         self.ask(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// Waits until an interface sends what it is given. An interface that is opened before it has a carrier
+    /// drops everything until the kernel's link watch, which works on its own, has seen the carrier; on a busy
+    /// host that takes a while.
+    pub(super) fn wait_until_it_sends(&self, name: &str) -> io::Result<()> {
+        for _ in 0..CARRIER_PATIENCE {
+            if self.state(name)? == State::Up {
+                return Ok(());
+            }
+            // A pause of a millisecond; there is nothing to poll for.
+            let _timed_out = poll(&mut [], 1_u8);
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("`{name}` gets no carrier")))
+    }
+
+    fn state(&self, name: &str) -> io::Result<State> {
+        let mut link = LinkMessage::default();
+        link.header.index = index(name)?;
+        let RouteNetlinkMessage::NewLink(link) =
+            self.netlink.get(RouteNetlinkMessage::GetLink(link))?
+        else {
+            return Err(io::Error::other("the kernel does not tell of an interface"));
+        };
+        let state = link.attributes.into_iter().find_map(|one| {
+            if let LinkAttribute::OperState(state) = one { Some(state) } else { None }
+        });
+        Ok(state.unwrap_or(State::Unknown))
+    }
+
     /// Makes an interface a port of a bridge, and takes it up.
     pub(super) fn add_port(&self, name: &str, bridge: &str) -> io::Result<()> {
         let mut link = up(name)?;
@@ -66,14 +102,6 @@ impl Links {
 
     pub(super) fn set_up(&self, name: &str) -> io::Result<()> {
         self.ask(RouteNetlinkMessage::SetLink(up(name)?), 0)
-    }
-
-    /// Takes an interface down and up again.
-    pub(super) fn reopen(&self, name: &str) -> io::Result<()> {
-        let mut link = up(name)?;
-        link.header.flags = LinkFlags::empty();
-        self.ask(RouteNetlinkMessage::SetLink(link), 0)?;
-        self.set_up(name)
     }
 
     pub(super) fn set_mtu(&self, name: &str, mtu: u16) -> io::Result<()> {
@@ -107,18 +135,28 @@ impl Links {
         self.ask(RouteNetlinkMessage::DelAddress(message), 0)
     }
 
-    /// Adds the default route.
+    /// Adds the default route, to a gateway.
     pub(super) fn add_default_route(&self, gateway: Ipv4Addr) -> io::Result<()> {
+        let to = RouteAttribute::Gateway(RouteAddress::Inet(gateway));
+        self.add_default(to, RouteScope::Universe)
+    }
+
+    /// Adds the default route, to whatever takes packets from an interface.
+    pub(super) fn add_default_route_into(&self, name: &str) -> io::Result<()> {
+        self.add_default(RouteAttribute::Oif(index(name)?), RouteScope::Link)
+    }
+
+    fn add_default(&self, to: RouteAttribute, scope: RouteScope) -> io::Result<()> {
         let mut route = RouteMessage::default();
         route.header = RouteHeader {
             address_family: AddressFamily::Inet,
             table: RouteHeader::RT_TABLE_MAIN,
             protocol: RouteProtocol::Static,
-            scope: RouteScope::Universe,
+            scope,
             kind: RouteType::Unicast,
             ..RouteHeader::default()
         };
-        route.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
+        route.attributes = vec![to];
         self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
     }
 

@@ -12,9 +12,9 @@
 //! TCP as far as [`NatKind`] and [`NatSpec`] say.
 //!
 //! ```text
-//! spec    what a NAT is              pure
 //! rules   its nftables ruleset        pure
 //! router  makes router namespaces and joins members to them
+//! tree    all routers behind one address
 //! links   interfaces, addresses and routes by netlink
 //! nft     runs `nft`, and says what is missing
 //! ```
@@ -23,11 +23,12 @@ mod links;
 pub(super) mod nft;
 mod router;
 mod rules;
-mod spec;
+mod tree;
 
+pub use groundswell_common::nat::{NatKind, NatSpec, PortForward, SpecRefused, Transport};
 pub use router::Router;
 pub use rules::ruleset;
-pub use spec::{NatKind, NatSpec, PortForward, SpecRefused, Transport};
+pub use tree::{Tree, TreeSpec};
 
 use super::NetworkError;
 
@@ -46,6 +47,9 @@ pub enum NatError {
         /// What it wrote about that.
         said: String,
     },
+    /// A tree without the router it should have.
+    #[error("there is no such router in a tree of NATs")]
+    Empty,
     /// What was asked for is wrong.
     #[error(transparent)]
     Refused(#[from] SpecRefused),
@@ -74,17 +78,8 @@ impl From<NatError> for NetworkError {
                 what: "put an instance behind a NAT".to_owned(),
                 instead: err.to_string(),
             },
-            NatError::Refused(why) => Self::Refused(why.to_string()),
+            NatError::Refused(_) | NatError::Empty => Self::Refused(err.to_string()),
             NatError::Host { doing, source } => Self::Host { doing, source },
         }
     }
-}
-
-/// Finds out whether this host can have NATs, by making a router that ends at once.
-///
-/// # Errors
-///
-/// When `nft` is missing, the kernel lacks nftables or NAT, or the caller may not make network namespaces.
-pub fn probe() -> Result<(), NatError> {
-    router::probe()
 }

@@ -12,10 +12,10 @@ use ipnet::Ipv4Net;
 
 use super::links::{self, Links, Pair};
 use super::rules::{WAN, ruleset};
-use super::spec::{NatKind, NatSpec, SpecRefused};
 use super::{NatError, nft};
 use crate::network::namespace::{fresh, inside, set_all};
 use crate::network::wire::open_device;
+use groundswell_common::nat::{NatSpec, SpecRefused};
 
 /// The bridge that the members of a router are plugged into.
 const LAN: &str = "lan";
@@ -57,6 +57,7 @@ impl Router {
             links.set_mtu(WAN, mtu)?;
             links.add_address(WAN, outside)?;
             links.set_up(WAN)?;
+            links.add_default_route_into(WAN)?;
             Ok(device.into())
         });
         let device = device.map_err(NatError::host("make the outer interface of a router"))?;
@@ -116,14 +117,14 @@ impl Router {
             links.add_default_route(self.spec.gateway())
         })
         .map_err(NatError::host(format!("set up `{interface}`")))?;
-        // An interface that is opened before it has a carrier drops what it is to send until the kernel's link
-        // watch has seen the carrier, up to a second later. So each is opened once its other end is.
+        inside(member, || Links::here()?.wait_until_it_sends(interface))
+            .map_err(NatError::host(format!("wait for `{interface}`")))?;
         inside(self.namespace(), || {
             let links = Links::here()?;
-            links.reopen(&port)?;
-            links.set_up(LAN)
+            links.wait_until_it_sends(&port)?;
+            links.wait_until_it_sends(LAN)
         })
-        .map_err(NatError::host("open a member's end of its router"))
+        .map_err(NatError::host("wait for a member's end of its router"))
     }
 
     /// Forgets all mappings and connections, as a router does that is switched off and on. The next
@@ -155,7 +156,10 @@ impl Router {
             let links = Links::here()?;
             links.remove_address(WAN, old)?;
             links.add_address(WAN, new)?;
-            self.gateway.map_or(Ok(()), |gateway| links.add_default_route(gateway))
+            match self.gateway {
+                Some(gateway) => links.add_default_route(gateway),
+                None => links.add_default_route_into(WAN),
+            }
         })
         .map_err(NatError::host(format!("set the outer address of a router to {address}")))?;
         (self.outside, self.rebindings) = (new, rebindings);
@@ -191,8 +195,9 @@ impl Router {
             set_all(&SETTINGS)?;
             let links = Links::here()?;
             links.set_up("lo")?;
-            links.add_bridge(LAN, mtu)?;
-            links.add_address(LAN, inner)
+            links.add_bridge(LAN, mtu, hardware_of(spec.gateway()))?;
+            links.add_address(LAN, inner)?;
+            links.set_up(LAN)
         })
         .map_err(NatError::host("set up a router"))?;
         let router = Self { namespace, spec, outside, gateway: None, mtu, rebindings: 0 };
@@ -214,11 +219,10 @@ impl Router {
     }
 }
 
-/// Makes a router and lets it go.
-pub(super) fn probe() -> Result<(), NatError> {
-    let lan = "192.168.1.0/24".parse().expect("a network");
-    let outside = "16.0.0.2/16".parse().expect("a network");
-    Router::prepare(NatSpec::new(NatKind::PortRestricted, lan), outside, 1500).map(drop)
+/// A hardware address that nobody assigns to anything else, as unique as the address.
+fn hardware_of(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [2, 0, a, b, c, d]
 }
 
 /// The name of a member's end in the router: as unique as its address.

@@ -14,7 +14,7 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use super::spec::{NatKind, NatSpec, PortForward};
+use groundswell_common::nat::{NatKind, NatSpec, PortForward};
 
 /// The interface towards the outside.
 pub(super) const WAN: &str = "wan";

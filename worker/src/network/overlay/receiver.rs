@@ -169,7 +169,10 @@ impl Receiver {
             }
             Change::Stop => self.stopped = true,
             // Packets come with their destination's number, so addresses do not matter here.
-            Change::Configure { .. } | Change::Place { .. } | Change::Relink { .. } => {}
+            Change::Configure { .. }
+            | Change::Readdress { .. }
+            | Change::Place { .. }
+            | Change::Relink { .. } => {}
         }
     }
 

@@ -6,6 +6,7 @@
 //! images     makes images and bundles ready on this host
 //! held       the directory through which a container's init process is held and let go
 //! instance   one container after it was created; a task per instance listens to its init process
+//! nat        routers between containers and the data network
 //! oom        reads the cgroup's own counter of out-of-memory kills
 //! ```
 //!
@@ -41,14 +42,16 @@ use self::container::Container;
 use self::held::{Control, Held, Here};
 use self::images::Images;
 use self::instance::DockerInstance;
+use crate::network::nat::TreeSpec;
 use crate::network::wire::{self, WireSpec, Wired};
-use crate::runtime::{Created, InstanceSpec, Runtime, RuntimeError};
+use crate::runtime::{Behind, Created, InstanceSpec, Nat, Runtime, RuntimeError};
 
 mod body;
 mod container;
 mod held;
 mod images;
 mod instance;
+mod nat;
 mod oom;
 
 /// How many containers the engine is asked to create at the same time; more only makes each one slower.
@@ -157,6 +160,10 @@ impl Runtime for DockerRuntime {
         self.inner.create(spec).await
     }
 
+    async fn make_nat(&self, spec: TreeSpec) -> Result<(Arc<dyn Nat>, OwnedFd), RuntimeError> {
+        nat::make(spec).await
+    }
+
     async fn reap(&self, worker: &WorkerId) -> Vec<RuntimeError> {
         self.inner.reap(worker).await
     }
@@ -175,7 +182,7 @@ impl Inner {
         // From here on the container is removed when anything fails, and also when the caller gives up.
         let (docker, tasks) = (self.docker.clone(), self.tasks.clone());
         let container = Container::new(docker, name, directory, spec.keep, tasks);
-        match self.start_held(container.name(), &mut held, spec.wire).await {
+        match self.start_held(container.name(), &mut held, &spec).await {
             Ok((control, wired, link)) => {
                 let (stdout, stderr) = held.into_pipes();
                 let instance = Box::new(DockerInstance::watch(container, control, link));
@@ -195,7 +202,7 @@ impl Inner {
         &self,
         name: &str,
         held: &mut Held,
-        wire_spec: WireSpec,
+        spec: &InstanceSpec,
     ) -> Result<(Control, Wired, OwnedFd), RuntimeError> {
         self.docker.start_container(name, None).await.map_err(told("start", name))?;
         let control = tokio::time::timeout(INIT_TIMEOUT, held.rendezvous())
@@ -204,7 +211,15 @@ impl Inner {
             .map_err(|source| silent(name, source))?
             .map_err(RuntimeError::Plan)?;
         let no_wire = |source| host_error(format!("wire the network of `{name}`"), source);
-        let wired = wire(control.pid, wire_spec).await.map_err(no_wire)?;
+        let netns = OwnedFd::from(
+            std::fs::File::open(format!("/proc/{}/ns/net", control.pid)).map_err(no_wire)?,
+        );
+        let of_member = spec.behind.is_some();
+        let theirs = netns.try_clone().map_err(no_wire)?;
+        let wired = wire(theirs, spec.wire, of_member).await.map_err(no_wire)?;
+        if let Some(Behind { nat, member }) = &spec.behind {
+            nat.join(*member, netns).await?;
+        }
         let link = wired.control.try_clone().map_err(no_wire)?;
         Ok((control, wired, link))
     }
@@ -268,13 +283,13 @@ impl Inner {
     }
 }
 
-/// Wires the network namespace of a container's init process.
-async fn wire(pid: i32, spec: WireSpec) -> io::Result<Wired> {
-    let netns = std::fs::File::open(format!("/proc/{pid}/ns/net"))?;
-    tokio::task::spawn_blocking(move || wire::wire_in(netns.as_fd(), &spec))
-        .await
-        .map_err(io::Error::other)
-        .flatten()
+/// Wires the network namespace of a container.
+async fn wire(netns: OwnedFd, spec: WireSpec, member: bool) -> io::Result<Wired> {
+    let wired = move || match member {
+        true => wire::wire_member_in(netns.as_fd()),
+        false => wire::wire_in(netns.as_fd(), &spec),
+    };
+    tokio::task::spawn_blocking(wired).await.map_err(io::Error::other).flatten()
 }
 
 fn is_kept(container: &ContainerSummary) -> bool {

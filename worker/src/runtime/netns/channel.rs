@@ -15,6 +15,7 @@ use nix::sys::socket::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::network::nat::TreeSpec;
 use crate::network::wire::WireSpec;
 
 /// No message is larger.
@@ -22,7 +23,14 @@ pub(super) const MAX_MESSAGE: usize = 1 << 20;
 /// No message carries more descriptors.
 const MAX_DESCRIPTORS: usize = 8;
 
-/// What an instance's init process needs to know. The request to the spawner; the instance's channel rides with it.
+/// The request to the spawner; the channel of what is to be made rides with it.
+#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+pub(super) enum Request {
+    Instance(Box<InitSpec>),
+    Nat(TreeSpec),
+}
+
+/// What an instance's init process needs to know.
 #[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
 pub(super) struct InitSpec {
     /// Name of its cgroup.
@@ -38,6 +46,8 @@ pub(super) struct InitSpec {
     pub(super) resources: Resources,
     pub(super) ulimits: Vec<String>,
     pub(super) wire: WireSpec,
+    /// Whether it is behind a NAT, which makes its data interface.
+    pub(super) member: bool,
 }
 
 /// Where its files come from.
@@ -71,7 +81,7 @@ pub(super) enum ToInit {
 #[derive(Debug, Serialize, serde::Deserialize)]
 pub(super) enum FromInit {
     /// It is prepared. Carries the descriptors: device, sync, influx, the two of
-    /// the resolver, control, stdout, stderr.
+    /// the resolver, control, stdout, stderr. Behind a NAT its network namespace is in the place of the device.
     Ready { steps: Vec<(String, u32)>, notes: Vec<String> },
     /// It could not be prepared.
     Failed(Failure),
@@ -79,6 +89,18 @@ pub(super) enum FromInit {
     Done(Result<(), Failure>),
     /// Its first process has ended and all others are gone.
     Exited(Exit),
+}
+
+/// What a worker asks of a NAT, each answered, in order, by a result. A first one says whether it was made; with
+/// it comes the device of its outermost router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub(super) enum ToNat {
+    /// Give the instance whose network namespace comes along its data interface.
+    Join { member: u32 },
+    /// Forget all mappings.
+    Rebind,
+    /// Take another address.
+    Readdress { address: Ipv4Addr },
 }
 
 /// What went wrong in a process that is not the worker's.

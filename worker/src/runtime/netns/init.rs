@@ -4,6 +4,7 @@
 //! instance with it. It ends when its channel does: no instance outlives its worker. It is not in the
 //! instance's cgroup itself; the plan's limits are the plan's, and an instance out of memory cannot lose it.
 
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use groundswell_common::outcome::Exit;
@@ -22,7 +23,7 @@ use super::channel::{Doing, Failure, FromInit, InitSpec, ToInit, receive, send};
 use super::process::Program;
 use super::root::Template;
 use super::sys::close_all_but;
-use crate::network::wire::{Wired, set_link, wire};
+use crate::network::wire::{Wired, set_link, wire, wire_member};
 use crate::runtime::LinkState;
 use crate::runtime::cgroup::{Cgroups, Entrance};
 
@@ -46,13 +47,13 @@ pub(super) fn live(channel: &OwnedFd, spec: &InitSpec, ground: &Ground) -> Resul
                 .doing("report a failure");
         }
     };
-    let Prepared { program, entrance, wired, output, steps, notes } = prepared;
+    let Prepared { program, entrance, wired, network, output, steps, notes } = prepared;
     let control = wired.control.try_clone().doing("keep the control socket")?;
-    let Wired { device, sync, influx, names, control: socket } = &wired;
-    let given = [device, sync, influx, &names.udp, &names.tcp, socket, &output[0], &output[1]];
+    let Wired { device: _, sync, influx, names, control: socket } = &wired;
+    let given = [&network, sync, influx, &names.udp, &names.tcp, socket, &output[0], &output[1]];
     let ready = FromInit::Ready { steps: steps.list, notes };
     send(channel.as_fd(), &ready, &given.map(AsRawFd::as_raw_fd)).doing("report readiness")?;
-    drop((wired, output));
+    drop((wired, network, output));
     let signals = SignalFd::with_flags(
         &SigSet::from(Signal::SIGCHLD),
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
@@ -66,6 +67,8 @@ struct Prepared {
     program: Program,
     entrance: Entrance,
     wired: Wired,
+    /// The data interface's device, or the network namespace that a NAT makes one in.
+    network: OwnedFd,
     output: [OwnedFd; 2],
     steps: Steps,
     notes: Vec<String>,
@@ -78,7 +81,12 @@ fn prepare(spec: &InitSpec, ground: &Ground) -> Result<Prepared, Failure> {
     steps.done("cgroup");
     unshare(CloneFlags::CLONE_NEWNET).doing("make a network namespace")?;
     steps.done("network namespace");
-    let wired = wire(&spec.wire).doing("wire the network namespace")?;
+    let wired = if spec.member { wire_member() } else { wire(&spec.wire) };
+    let mut wired = wired.doing("wire the network namespace")?;
+    let network = match wired.device.take() {
+        Some(device) => device,
+        None => File::open("/proc/self/ns/net").doing("open the network namespace")?.into(),
+    };
     steps.done("link, address, listeners");
     let others = CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
     unshare(others).doing("make the uts and ipc namespaces")?;
@@ -95,7 +103,7 @@ fn prepare(spec: &InitSpec, ground: &Ground) -> Result<Prepared, Failure> {
     }
     let (program, notes) = Program::prepare(spec, ground.rootless, [plan_stdout, plan_stderr])?;
     steps.done("program");
-    Ok(Prepared { program, entrance, wired, output: [stdout, stderr], steps, notes })
+    Ok(Prepared { program, entrance, wired, network, output: [stdout, stderr], steps, notes })
 }
 
 /// How long each step took, in microseconds.

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The [`spawner`] is a small process beside the worker that makes the instances; each instance's [`init`]
-//! prepares itself, in parallel with others, and talks to the worker over a channel of its own. Nothing is
+//! prepares itself, in parallel with others, and talks to the worker over a channel of its own. The routers of
+//! NATs are kept by processes like it. Nothing is
 //! mounted, named or left where the host could see it, except cgroups and the unpacked images.
 
 use std::collections::BTreeMap;
@@ -29,19 +30,22 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::cgroup::Cgroups;
-use super::{Created, InstanceSpec, Runtime, RuntimeError};
+use super::{Behind, Created, InstanceSpec, Nat, Runtime, RuntimeError};
+use crate::network::nat::TreeSpec;
 use crate::network::wire::{NameSockets, Wired};
 use channel::{
-    Failure, FromInit, Hello, Image, InitSpec, MAX_MESSAGE, make_room, receive, send_bytes,
+    Failure, FromInit, Hello, Image, InitSpec, MAX_MESSAGE, Request, make_room, receive, send_bytes,
 };
 use images::Images;
 use instance::{Channel, NetnsInstance};
+use nat::Kept;
 pub use spawner::spawner_main_if_asked;
 
 mod channel;
 mod images;
 mod init;
 mod instance;
+mod nat;
 mod process;
 mod root;
 mod spawner;
@@ -149,9 +153,9 @@ impl Inner {
         }
     }
 
-    /// Has the spawner make an instance. Returns its channel.
-    async fn spawn(&self, spec: &InitSpec) -> Result<Channel, RuntimeError> {
-        let bytes = rmp_serde::to_vec_named(spec)
+    /// Has the spawner make an instance or a NAT. Returns its channel.
+    async fn spawn(&self, request: &Request) -> Result<OwnedFd, RuntimeError> {
+        let bytes = rmp_serde::to_vec_named(request)
             .map_err(|err| host("describe the instance", io::Error::other(err)))?;
         let too_large = || {
             let size = bytes.len();
@@ -169,7 +173,7 @@ impl Inner {
             Some(nix::libc::EMSGSIZE) => too_large(),
             _ => host("reach the spawner", err),
         })?;
-        Channel::new(ours).map_err(|err| host("watch the instance", err))
+        Ok(ours)
     }
 
     fn count(&self, steps: Vec<(String, u32)>) {
@@ -220,6 +224,7 @@ impl Inner {
             resources: spec.resources.clone(),
             ulimits: spec.ulimits.clone(),
             wire: spec.wire,
+            member: spec.behind.is_some(),
         })
     }
 }
@@ -247,13 +252,13 @@ impl Runtime for NetnsRuntime {
     async fn create(&self, spec: InstanceSpec) -> Result<Created, RuntimeError> {
         let inner = &self.inner;
         let init_spec = inner.init_spec(&spec)?;
+        let leaf = inner.cgroups.leaf(&init_spec.name);
         let permit = inner.permits.acquire().await;
-        let channel = Arc::new(inner.spawn(&init_spec).await?);
-        let instance = NetnsInstance {
-            channel: Arc::clone(&channel),
-            leaf: inner.cgroups.leaf(&init_spec.name),
-            _runtime: Arc::clone(inner),
-        };
+        let socket = inner.spawn(&Request::Instance(Box::new(init_spec))).await?;
+        let channel = Channel::new(socket).map_err(|err| host("watch the instance", err))?;
+        let channel = Arc::new(channel);
+        let instance =
+            NetnsInstance { channel: Arc::clone(&channel), leaf, _runtime: Arc::clone(inner) };
         let first = channel.receive().await.map_err(|err| host("hear from the instance", err))?;
         drop(permit);
         let gone = || host("prepare the instance", io::Error::other("its first process ended"));
@@ -273,7 +278,7 @@ impl Runtime for NetnsRuntime {
         for note in notes {
             warn!(run = %spec.labels.run, instance = %spec.labels.instance, note, "instance differs from what was asked");
         }
-        let Ok([device, sync, influx, udp, tcp, control, stdout, stderr]) =
+        let Ok([network, sync, influx, udp, tcp, control, stdout, stderr]) =
             <[OwnedFd; 8]>::try_from(fds)
         else {
             return Err(host(
@@ -281,9 +286,28 @@ impl Runtime for NetnsRuntime {
                 io::Error::other("too few descriptors can be open"),
             ));
         };
+        let device = match spec.behind {
+            None => Some(network),
+            Some(Behind { nat, member }) => {
+                if let Err(err) = nat.join(member, network).await {
+                    // What failed is told; that its cgroup is left would be second.
+                    let _second = super::Instance::remove(&instance).await;
+                    return Err(err);
+                }
+                None
+            }
+        };
         let names = NameSockets { udp, tcp };
         let wired = Wired { device, sync, influx, names, control };
         Ok(Created { instance: Box::new(instance), wired, stdout, stderr })
+    }
+
+    async fn make_nat(&self, spec: TreeSpec) -> Result<(Arc<dyn Nat>, OwnedFd), RuntimeError> {
+        let permit = self.inner.permits.acquire().await;
+        let socket = self.inner.spawn(&Request::Nat(spec)).await?;
+        let (kept, device) = Kept::made(socket).await?;
+        drop(permit);
+        Ok((Arc::new(kept), device))
     }
 
     async fn reap(&self, worker: &WorkerId) -> Vec<RuntimeError> {

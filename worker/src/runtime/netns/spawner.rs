@@ -1,7 +1,7 @@
-//! The process that makes instances: small and with one thread, so that copying it is cheap and safe.
+//! The process that makes instances, and the NATs they are behind: small and with one thread, so that copying it is cheap and safe.
 //!
 //! It is the worker's executable again, started with a first argument of its own. In: requests, each with
-//! the channel of the instance to be made. Out: one [`Hello`]. When its socket ends, because the worker has,
+//! the channel of what is to be made. Out: one [`Hello`]. When its socket ends, because the worker has,
 //! even by `kill -9`, it ends all instances, removes their cgroups and ends itself.
 
 use std::collections::BTreeMap;
@@ -25,8 +25,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin, getegid, geteuid, setsid};
 
-use super::channel::{Doing, Failure, FromInit, Hello, InitSpec, MAX_MESSAGE, receive, send};
+use super::channel::{Doing, Failure, FromInit, Hello, MAX_MESSAGE, Request, receive, send};
 use super::init::{Ground, live};
+use super::nat;
 use super::root::Template;
 use super::sys::{exit_now, fork};
 use crate::network::wire::{WireSpec, wire};
@@ -66,7 +67,7 @@ fn run(worker: OsString, state_dir: &Path) -> Result<(), Failure> {
         }
     };
     send(socket.as_fd(), &Hello { missing, unavailable: None }, &[]).doing("say hello")?;
-    let mut spawner = Spawner { socket, ground, instances: BTreeMap::new() };
+    let mut spawner = Spawner { socket, ground, children: BTreeMap::new() };
     let done = spawner.serve();
     spawner.finish();
     done
@@ -152,8 +153,8 @@ fn try_network() -> Result<(), Failure> {
 struct Spawner {
     socket: OwnedFd,
     ground: Ground,
-    /// Init process to name of its cgroup.
-    instances: BTreeMap<Pid, String>,
+    /// Init process to name of its cgroup; a process with NATs has none.
+    children: BTreeMap<Pid, Option<String>>,
 }
 
 impl Spawner {
@@ -180,27 +181,39 @@ impl Spawner {
             if asked {
                 let request =
                     receive(self.socket.as_fd(), &mut buffer).doing("hear from the worker")?;
-                let Some((spec, channel)) = request else { return Ok(()) };
+                let Some((request, channel)) = request else { return Ok(()) };
                 for channel in channel {
-                    self.spawn(&spec, &channel);
+                    self.spawn(&request, &channel);
                 }
             }
         }
     }
 
-    fn spawn(&mut self, spec: &InitSpec, channel: &OwnedFd) {
-        match fork(libc::CLONE_NEWPID, None) {
+    fn spawn(&mut self, request: &Request, channel: &OwnedFd) {
+        let (namespaces, name) = match request {
+            Request::Instance(spec) => (libc::CLONE_NEWPID, Some(spec.name.clone())),
+            Request::Nat(_) => (0, None),
+        };
+        match fork(namespaces, None) {
             Ok(None) => {
-                let lived = catch_unwind(AssertUnwindSafe(|| live(channel, spec, &self.ground)));
+                let lived = catch_unwind(AssertUnwindSafe(|| match request {
+                    Request::Instance(spec) => live(channel, spec, &self.ground),
+                    Request::Nat(spec) => nat::keep(channel, spec),
+                }));
                 exit_now(if matches!(lived, Ok(Ok(()))) { 0 } else { 1 });
             }
             Ok(Some(pid)) => {
-                self.instances.insert(pid, spec.name.clone());
+                self.children.insert(pid, name);
             }
             Err(err) => {
-                let failed = Err::<(), _>(err).doing("start a process in a pid namespace");
+                let failed = Err::<(), _>(err).doing("start a process");
                 // The worker may be gone, which the socket tells.
-                let _gone = failed.map_err(|f| send(channel.as_fd(), &FromInit::Failed(f), &[]));
+                let _gone = match request {
+                    Request::Instance(_) => {
+                        failed.map_err(|f| send(channel.as_fd(), &FromInit::Failed(f), &[])).err()
+                    }
+                    Request::Nat(_) => Some(send(channel.as_fd(), &failed, &[])),
+                };
             }
         }
     }
@@ -213,7 +226,7 @@ impl Spawner {
             Err(_) => None,
         };
         let Some(pid) = pid else { return false };
-        if let Some(name) = self.instances.remove(&pid) {
+        if let Some(Some(name)) = self.children.remove(&pid) {
             // The worker removes it too, and whoever comes second finds it done; the one that fails here is
             // found by the next life's reaping.
             let _later = self.ground.cgroups.leaf(&name).remove();
@@ -222,7 +235,7 @@ impl Spawner {
     }
 
     fn finish(&mut self) {
-        for pid in self.instances.keys() {
+        for pid in self.children.keys() {
             let _gone = kill(*pid, Signal::SIGKILL);
         }
         while self.reap(None) {}

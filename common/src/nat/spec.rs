@@ -28,6 +28,17 @@ impl NatKind {
     pub const ALL: [Self; 4] =
         [Self::FullCone, Self::AddressRestricted, Self::PortRestricted, Self::Symmetric];
 
+    /// Its name, as people and compositions write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FullCone => "full-cone",
+            Self::AddressRestricted => "address-restricted",
+            Self::PortRestricted => "port-restricted",
+            Self::Symmetric => "symmetric",
+        }
+    }
+
     /// Whether a member keeps its external port whomever it sends to (RFC 4787 REQ-1, RFC 5382 REQ-1).
     #[must_use]
     pub fn maps_independent_of_endpoint(self) -> bool {
@@ -268,5 +279,6 @@ mod tests {
     fn kinds_are_written_as_people_do() {
         let named = serde_json::to_string(&NatKind::ALL).expect("json");
         assert_eq!(named, r#"["full-cone","address-restricted","port-restricted","symmetric"]"#);
+        assert_eq!(named, format!("{:?}", NatKind::ALL.map(NatKind::as_str)).replace(", ", ","));
     }
 }

@@ -1,0 +1,7 @@
+//! Network address translators (NATs): what one is, and which ones the instances of a group are behind. Pure.
+
+mod plan;
+mod spec;
+
+pub use plan::{NatLayer, NatPlan};
+pub use spec::{NatKind, NatSpec, PortForward, SpecRefused, Transport};
