@@ -130,7 +130,7 @@ fn member(number: u32) -> anyhow::Result<Member> {
     let wired = wire(&WireSpec { address, prefix: 16, mtu: 1500, data_path: DataPath::Switch })?;
     let Wired { device, sync, influx, control, .. } = wired;
     let rest = (number < WITH_LISTENERS).then_some([sync, influx, control]);
-    Ok(Member { namespace, rest, device, address })
+    Ok(Member { namespace, rest, device: device.expect("made"), address })
 }
 
 /// Each sends to the next one in turn; how many packets have arrived in the end.
