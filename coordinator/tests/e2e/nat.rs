@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::harness::{Composition, Home, LIMIT, processes, wait_until};
 
-/// Group `public` answers everybody with where it sees them, and also from a port that nobody has asked. All others
-/// ask every 100 ms and write down what they hear.
+/// Group `public` answers everybody with where it sees them, and also from a port that nobody has asked, until it has
+/// heard nobody for a while. All others ask every 100 ms until they have been seen in two ways, and a second longer.
 const SCRIPT: &str = r#"
 const dgram = require('dgram')
 const fs = require('fs')
@@ -18,25 +18,27 @@ const server = run.replace('.0/16', '.2')
 const end = () => { console.log('{"event":{"success_event":{}}}'); process.exit(0) }
 if (process.env.TEST_GROUP_ID === 'public') {
   const asked = dgram.createSocket('udp4'), unasked = dgram.createSocket('udp4')
+  let silence
   asked.on('message', (message, from) => {
+    clearTimeout(silence)
+    silence = setTimeout(end, 5000)
     asked.send(`${from.address}:${from.port}`, from.port, from.address)
     unasked.send('unasked', from.port, from.address)
   })
   unasked.bind(4001, () => asked.bind(4000))
-  setTimeout(end, 9000)
 } else {
   const seen = [], unasked = new Set()
   const socket = dgram.createSocket('udp4')
   socket.on('message', (message, from) => {
     if (from.port !== 4000) unasked.add(from.port)
-    else if (!seen.includes(`${message}`)) seen.push(`${message}`)
+    else if (!seen.includes(`${message}`) && seen.push(`${message}`) === 2) setTimeout(write, 1000)
   })
   socket.bind(5000)
-  const timer = setInterval(() => socket.send('where am I', 4000, server, () => {}), 100)
-  setTimeout(() => {
+  setInterval(() => socket.send('where am I', 4000, server, () => {}), 100)
+  const write = () => {
     fs.writeFileSync(`${outputs}/seen.json`, JSON.stringify({ subnet: process.env.TEST_SUBNET, seen, unasked: [...unasked] }))
     end()
-  }, 7000)
+  }
 }
 "#;
 
@@ -92,12 +94,12 @@ instances = { count = 2 }
     members = 2
 
 [[schedule]]
-at = "2s"
+at = "5s"
 kind = "rebind"
 on = ["flat", "mobile"]
 
 [[schedule]]
-at = "4s"
+at = "5s"
 kind = "readdress"
 on = "open"
 "#;
