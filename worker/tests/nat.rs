@@ -172,7 +172,18 @@ fn member(router: &Router, last: u8) -> Host {
 }
 
 fn udp(host: &Host, port: u16) -> UdpSocket {
-    let socket = host.enter(|| UdpSocket::bind(("0.0.0.0", port)).expect("bound"));
+    let start = Instant::now();
+    let socket = host.enter(|| {
+        loop {
+            match UdpSocket::bind(("0.0.0.0", port)) {
+                // What was closed here stays open for a moment in a program that another test is starting.
+                Err(err) if err.kind() == ErrorKind::AddrInUse && start.elapsed() < LIMIT => {
+                    std::thread::yield_now();
+                }
+                bound => return bound.expect("bound"),
+            }
+        }
+    });
     socket.set_read_timeout(Some(LIMIT)).expect("a limit");
     socket
 }
