@@ -165,12 +165,14 @@ const CASES: &[Case] = &[
         holds: &[Holds::Early(0.25, 0.045), Holds::Arrive(1.0, 0.0)],
     },
     Case {
-        name: "1 Mbit/s",
-        shape: LinkShape { bandwidth_bps: 1_000_000, ..shape() },
-        packets: 400,
-        every: Duration::from_millis(6),
+        // HTB makes up for what two packets take, and an emulated machine stands still for longer than that
+        // takes at a high rate.
+        name: "250 kbit/s",
+        shape: LinkShape { bandwidth_bps: 250_000, ..shape() },
+        packets: 250,
+        every: Duration::from_millis(24),
         size: 1_000,
-        holds: &[Holds::Rate(1e6), Holds::InOrder],
+        holds: &[Holds::Rate(2.5e5), Holds::InOrder],
     },
     Case {
         name: "500 kbit/s and 30 ms",
