@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::harness::Home;
 
 /// Each instance sends all three a packet each 100 ms, and sends back what it gets. The first two instances are
@@ -141,8 +143,10 @@ fn groups_are_as_far_apart_as_the_composition_says_and_a_partition_comes_and_goe
     let mut lines = BTreeSet::new();
     for log in named("events.jsonl", home.dir.path()) {
         let text = std::fs::read_to_string(log).expect("readable");
-        let fired = text.lines().filter(|line| line.contains("\"schedule\""));
-        lines.extend(fired.map(str::to_owned));
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        // The coordinator's log has the same events by its own clock.
+        let fired = events.filter(|event| event["kind"] == "schedule");
+        lines.extend(fired.filter_map(|event| event["text"].as_str().map(str::to_owned)));
     }
     let lines: Vec<String> = lines.into_iter().collect();
     let of = |at: &str| {
