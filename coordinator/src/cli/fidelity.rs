@@ -203,7 +203,7 @@ mod tests {
                 "  packets            9,500 delivered, 500 lost",
                 "  interface drops    not measured",
                 "  stalls over 1 ms   1: 3 ms at 2 s on w1",
-                "  probes             not measured",
+                "  probes             none",
             ]
         );
     }
