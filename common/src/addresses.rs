@@ -9,6 +9,10 @@ use crate::ids::InstanceId;
 
 /// The first 96 bits of every counterpart: a unique local prefix of RFC 4193.
 const COUNTERPARTS: [u16; 6] = [0xfd67, 0x7377, 0, 0, 0, 0];
+/// How many instances a run can have: its /16 without the network's, the gateway's and the broadcast address. Also
+/// instances behind NATs count, because an address follows from an instance's number.
+pub const MOST_INSTANCES: u32 = (1 << 16) - 3;
+
 /// Bits before the IPv4 address in its counterpart.
 pub const COUNTERPART_BITS: u8 = 96;
 
@@ -49,7 +53,7 @@ pub enum AddressRefused {
     )]
     Reserved(Ipv4Addr),
     /// Another instance has it.
-    #[error("address {address} is taken by instance {holder}")]
+    #[error("address {address} is taken by instance {holder}: give each instance one of its own")]
     Taken {
         /// The address.
         address: Ipv4Addr,
@@ -64,13 +68,22 @@ pub struct Addresses {
     subnet: Ipv4Net,
     holders: BTreeMap<Ipv4Addr, InstanceId>,
     held: BTreeMap<InstanceId, Ipv4Addr>,
+    /// Addresses that one instance alone may take.
+    kept: BTreeMap<Ipv4Addr, InstanceId>,
 }
 
 impl Addresses {
     /// No address is taken yet.
     #[must_use]
     pub fn new(subnet: Ipv4Net) -> Self {
-        Self { subnet: subnet.trunc(), holders: BTreeMap::new(), held: BTreeMap::new() }
+        let (holders, held, kept) = Default::default();
+        Self { subnet: subnet.trunc(), holders, held, kept }
+    }
+
+    /// The network they are in.
+    #[must_use]
+    pub fn subnet(&self) -> Ipv4Net {
+        self.subnet
     }
 
     /// The address that answers pings and is no instance's: `.0.1` of a /16.
@@ -97,12 +110,17 @@ impl Addresses {
     /// When it is not to be had; the instance then keeps what it had.
     pub fn claim(&mut self, instance: InstanceId, address: Ipv4Addr) -> Result<(), AddressRefused> {
         self.check(address)?;
-        if let Some(holder) = self.holders.get(&address).copied().filter(|other| *other != instance)
-        {
+        let holder = self.holders.get(&address).or_else(|| self.kept.get(&address));
+        if let Some(holder) = holder.copied().filter(|other| *other != instance) {
             return Err(AddressRefused::Taken { address, holder });
         }
         self.give(instance, address);
         Ok(())
+    }
+
+    /// Keeps `address` for `instance`, whatever address that one has: its counterpart is in use behind it.
+    pub fn keep(&mut self, instance: InstanceId, address: Ipv4Addr) {
+        self.kept.insert(address, instance);
     }
 
     /// Gives `address` to `instance` on the word of who has decided it. Whoever still has it here loses it:
@@ -172,6 +190,21 @@ mod tests {
         assert_eq!(addresses.claim(one, at("16.3.77.2")), Ok(()));
         assert_eq!(addresses.claim(two, at("16.3.0.2")), Ok(()));
         assert_eq!(addresses.of(one), Some(at("16.3.77.2")));
+    }
+
+    #[test]
+    fn what_is_kept_for_one_is_never_given_to_another() {
+        let mut addresses = Addresses::new("16.3.0.0/16".parse().expect("a subnet"));
+        let (router, other) = (InstanceId(0), InstanceId(7));
+        addresses.keep(router, at("16.3.0.2"));
+        addresses.keep(router, at("16.3.0.3"));
+        assert_eq!(addresses.claim(router, at("16.3.0.2")), Ok(()));
+        assert_eq!(addresses.claim(router, at("16.3.9.9")), Ok(()));
+        for address in [at("16.3.0.2"), at("16.3.0.3")] {
+            let taken = AddressRefused::Taken { address, holder: router };
+            assert_eq!(addresses.claim(other, address), Err(taken));
+        }
+        assert_eq!(addresses.claim(router, at("16.3.0.2")), Ok(()));
     }
 
     #[test]

@@ -6,17 +6,28 @@
 //! | `runs` | [`RunsRequest`] | [`Answer`] of a list of [`crate::run::RunStatus`], newest first |
 //! | `run` | [`RunRequest`] | [`Answer`] of [`crate::run::RunStatus`] |
 //! | `cancel` | [`CancelRequest`] | [`Answer`] of [`crate::run::RunStatus`] |
+//! | `queue` | `()` | [`Answer`] of a list of [`crate::queue::QueueEntry`], first in line first |
+//! | `priority` | [`crate::queue::PriorityRequest`] | [`Answer`] of [`crate::run::RunStatus`] |
 //! | `workers` | `()` | [`Answer`] of a list of [`WorkerStatus`] |
+//! | `cordon` | [`CordonRequest`] | [`Answer`] of a list of [`WorkerStatus`], those it is about |
 //! | `info` | `()` | [`Answer`] of [`ServiceInfo`] |
+//! | `tokens` | `()` | [`Answer`] of a list of [`crate::token::TokenInfo`], oldest first |
+//! | `token` | [`crate::token::TokenRequest`] | [`Answer`] of [`crate::token::TokenInfo`] |
+//! | `revoke` | [`crate::token::TokenRevocation`] | [`Answer`] of [`crate::token::TokenInfo`] |
+//!
+//! A token goes in the header [`crate::token::TOKEN_HEADER`]; [`crate::token::Scope::of_call`] says what each call takes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::builds::LockWish;
+use crate::card::Card;
 use crate::composition::network::Attachments;
 use crate::ids::{RunId, WorkerId};
 use crate::messages::RuntimeKind;
+use crate::queue::QueueWish;
 use crate::run::SourceInfo;
 
 /// The coordinator's answer to a call.
@@ -43,6 +54,8 @@ pub enum RefusalKind {
     Invalid,
     /// There is no such run, or more than one.
     NotFound,
+    /// The token does not allow it, or there is none.
+    Forbidden,
     /// It can never fit on this cluster.
     Unplaceable,
     /// The coordinator cannot at this moment.
@@ -87,6 +100,12 @@ pub struct SubmitRequest {
     /// Build again even when the cache has the image.
     #[serde(default)]
     pub no_cache: bool,
+    /// What it says about the queue.
+    #[serde(default)]
+    pub queue: QueueWish,
+    /// What it is to be built from, by a lock file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockWish>,
 }
 
 /// Asks for the newest runs.
@@ -119,7 +138,7 @@ pub struct CancelRequest {
 pub struct WorkerStatus {
     /// The worker.
     pub worker: WorkerId,
-    /// `ready`, `draining`, `silent` or `lost`.
+    /// `ready`, `cordoned`, `draining`, `drained`, `silent` or `lost`.
     pub state: String,
     /// Its version.
     pub version: String,
@@ -133,8 +152,68 @@ pub struct WorkerStatus {
     pub runtimes: Vec<RuntimeKind>,
     /// What does not work there.
     pub notes: Vec<String>,
+    /// Labels for placement.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// Milliseconds since it was last heard.
     pub heard_ms: u64,
+    /// Who wants it to take nothing new: people, and the worker itself.
+    #[serde(default)]
+    pub cordons: Vec<Cordon>,
+    /// The runs that have instances on it.
+    #[serde(default)]
+    pub runs: Vec<RunId>,
+    /// What `worker bench` has measured on its host, if it was run there.
+    #[serde(default)]
+    pub card: Option<Card>,
+}
+
+/// Why a worker takes nothing new.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cordon {
+    /// Who wants it; empty is the worker itself.
+    pub by: String,
+    /// Why; may be empty.
+    pub reason: String,
+    /// Since when, Unix milliseconds; 0 when nobody knows.
+    pub since_ms: u64,
+    /// It is to be emptied as well.
+    #[serde(default)]
+    pub drain: Option<Drain>,
+}
+
+/// How a worker is emptied: its runs end by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// After how long those that are left are ended; absent is never. Counted by the coordinator that leads; the
+    /// next one counts from the beginning.
+    pub deadline: Option<Duration>,
+}
+
+/// Asks that workers take nothing new, or take runs again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CordonRequest {
+    /// Which.
+    pub workers: Vec<WorkerId>,
+    /// What is to become of them.
+    pub wish: CordonWish,
+    /// Who asks.
+    pub by: String,
+    /// Why; empty keeps an earlier reason.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// What is to become of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CordonWish {
+    /// It takes nothing new.
+    Cordon,
+    /// It takes nothing new, and is emptied.
+    Drain(Drain),
+    /// It takes runs again.
+    Uncordon,
 }
 
 /// What a coordinator says about itself.
@@ -146,6 +225,9 @@ pub struct ServiceInfo {
     pub objects: String,
     /// The nats-server's version.
     pub nats: String,
-    /// Process id, for local stacks.
+    /// Name of the coordinator that leads.
+    #[serde(default)]
+    pub name: String,
+    /// Its process id.
     pub pid: u32,
 }

@@ -22,18 +22,26 @@ pub struct InvalidId {
 /// Identifies a run: an xid of 20 characters out of `0-9a-v`, ordered by time of creation.
 ///
 /// Testground's scripts check the length. The layout is that of <https://github.com/rs/xid>: four
-/// bytes of Unix seconds, then eight bytes that are random here.
+/// bytes of Unix seconds, then eight bytes that are here two of the second's fraction and six random ones.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RunId(String);
 
 impl RunId {
-    /// Makes a new identifier for a run created at `unix_seconds`.
+    /// Makes a new identifier for a run created at the beginning of `unix_seconds`.
     #[must_use]
     pub fn new(unix_seconds: u32) -> Self {
+        Self::at(u64::from(unix_seconds) * 1000)
+    }
+
+    /// Makes a new identifier for a run created at `unix_ms`, in milliseconds: one of a later millisecond comes later.
+    #[must_use]
+    pub fn at(unix_ms: u64) -> Self {
+        // In units of 2^-16 seconds; the seconds are those that fit into four bytes, until 2106.
+        let ticks = unix_ms.saturating_mul(1 << 16) / 1000;
         let mut bytes = [0_u8; 12];
-        bytes[..4].copy_from_slice(&unix_seconds.to_be_bytes());
-        rand::rng().fill_bytes(&mut bytes[4..]);
+        bytes[..6].copy_from_slice(&ticks.to_be_bytes()[2..]);
+        rand::rng().fill_bytes(&mut bytes[6..]);
         Self(base32hex().encode(&bytes))
     }
 
@@ -169,6 +177,12 @@ pub struct Attempt(pub u32);
 impl Attempt {
     /// The first attempt of a run.
     pub const FIRST: Self = Self(1);
+
+    /// The one after this.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
 }
 
 impl fmt::Display for Attempt {
@@ -227,6 +241,10 @@ mod tests {
         assert_eq!(early.as_str().len(), 20);
         assert_eq!(early.as_str().parse::<RunId>(), Ok(early.clone()));
         assert!(early < late);
+        for ms in 1_700_000_000_000..1_700_000_002_000 {
+            assert!(RunId::at(ms) < RunId::at(ms + 1), "{ms}");
+        }
+        assert!(RunId::at(1_700_000_000_999) < late);
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub fn instance_env(assignment: &Assignment, place: InstancePlace) -> BTreeMap<S
     set("TEST_TEMP_PATH", "/temp".to_owned());
     set("TEST_DISABLE_METRICS", assignment.disable_metrics.to_string());
 
+    set("GROUNDSWELL_INSTANCE", place.id.to_string());
+    set("GROUNDSWELL_GROUP_INSTANCE", place.in_group.to_string());
+    set("GROUNDSWELL_SEED", assignment.seed.to_string());
     set("HOSTNAME", assignment.hostname(place.id));
     set("INFLUXDB_URL", "http://127.0.0.1:8086".to_owned());
     set("REDIS_HOST", "testground-redis".to_owned());
@@ -59,6 +62,11 @@ pub fn instance_env(assignment: &Assignment, place: InstancePlace) -> BTreeMap<S
     set("ADDITIONAL_HOSTS", options.additional_hosts.join(","));
     if !options.log_level.is_empty() {
         set("LOG_LEVEL", options.log_level.clone());
+    }
+    if !group.datasets.is_empty() {
+        let paths: BTreeMap<&str, &str> =
+            group.datasets.iter().map(|one| (one.name.as_str(), one.path.as_str())).collect();
+        set("GROUNDSWELL_DATASETS", serde_json::json!(paths).to_string());
     }
     for (label, port) in &options.exposed_ports {
         set(&format!("{}_PORT", label.to_uppercase()), port.clone());
@@ -69,6 +77,7 @@ pub fn instance_env(assignment: &Assignment, place: InstancePlace) -> BTreeMap<S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datasets::DatasetMount;
     use crate::ids::{Attempt, InstanceId};
     use crate::messages::{
         GroupSpec, ImageKind, ImageRef, Limits, Resources, RunOptions, RuntimeKind,
@@ -97,6 +106,7 @@ mod tests {
             env: map(&[("B", "group"), ("TEST_RUN", "forged")]),
             resources: Resources::default(),
             egress: Default::default(),
+            datasets: Vec::new(),
         };
         Assignment {
             run: "c8k3vmlrirtj2p8lcec0".parse().expect("a valid id"),
@@ -135,6 +145,9 @@ mod tests {
         A=image
         ADDITIONAL_HOSTS=
         B=group
+        GROUNDSWELL_GROUP_INSTANCE=1
+        GROUNDSWELL_INSTANCE=3
+        GROUNDSWELL_SEED=1
         HOSTNAME=i3-2p8lcec0
         INFLUXDB_URL=http://127.0.0.1:8086
         LOG_LEVEL=debug
@@ -175,6 +188,22 @@ mod tests {
         assert_eq!(env["TEST_SUBNET"], "192.168.1.0/24");
         assert_eq!(env["GROUNDSWELL_RUN_SUBNET"], "16.3.0.0/16");
         assert_eq!(assignment.front(place), InstanceId(2));
+    }
+
+    #[test]
+    fn an_instance_is_told_where_its_datasets_are() {
+        let place = InstancePlace { id: InstanceId(3), group: 0, in_group: 1 };
+        let mut assignment = assignment();
+        assert!(!instance_env(&assignment, place).contains_key("GROUNDSWELL_DATASETS"));
+        let mount = |name: &str, path: &str| DatasetMount {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            manifest: "sha256:0".to_owned(),
+            bytes: 1,
+        };
+        assignment.groups[0].datasets = vec![mount("b", "/data/b"), mount("a", "/datasets/a")];
+        let env = instance_env(&assignment, place);
+        assert_eq!(env["GROUNDSWELL_DATASETS"], r#"{"a":"/datasets/a","b":"/data/b"}"#);
     }
 
     #[test]

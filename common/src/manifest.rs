@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceFile};
 use crate::document::{At, Findings, Node, Table};
+use crate::kpi::{self, Expectation, GateLimits, KpiSpec};
 
 /// A plan's manifest.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +45,12 @@ pub struct Case {
     pub default: Option<u32>,
     /// Its parameters.
     pub params: BTreeMap<String, Param>,
+    /// What it measures.
+    pub kpis: Vec<KpiSpec>,
+    /// What is expected of that.
+    pub expect: Vec<Expectation>,
+    /// What the machines must keep to; absent when that is not asked for.
+    pub validity: Option<GateLimits>,
 }
 
 /// A parameter of a case.
@@ -160,10 +167,12 @@ fn case(findings: &Findings, table: Table<'_>) -> Case {
             "write `instances = { min = 1, max = 100, default = 1 }`",
         );
     }
-    let params = table.table("params").map(|params| read_params(findings, &params));
+    let params =
+        table.table("params").map(|params| read_params(findings, &params)).unwrap_or_default();
+    let (kpis, expect, validity) = kpi::declarations(findings, &table, &params);
     table.finish(&["enabled", "values", "desc", "roles"]);
     let (min, max) = (min.unwrap_or(0), max.unwrap_or(0));
-    Case { name, min, max, default, params: params.unwrap_or_default() }
+    Case { name, min, max, default, params, kpis, expect, validity }
 }
 
 fn read_params(findings: &Findings, table: &Table<'_>) -> BTreeMap<String, Param> {

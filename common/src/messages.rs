@@ -7,12 +7,16 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::card::Card;
+use crate::datasets::DatasetMount;
 use crate::egress::{ExposedPort, GroupEgress};
 use crate::fidelity::NetworkReport;
 use crate::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
+use crate::kpi::KpiReport;
 use crate::nat::NatPlan;
 use crate::network::{NetworkPlan, OverlaySecret};
 use crate::outcome::InstanceEnd;
+use crate::quotas::Quotas;
 use crate::timing::Lease;
 
 /// How instances are run on a worker.
@@ -107,6 +111,9 @@ pub struct GroupSpec {
     /// What its instances may reach outside the data network.
     #[serde(default, skip_serializing_if = "GroupEgress::is_empty")]
     pub egress: GroupEgress,
+    /// Files of the object store that its instances read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<DatasetMount>,
 }
 
 /// Consecutive instances of one group.
@@ -140,6 +147,13 @@ pub struct RunOptions {
     pub log_cap_bytes: u64,
     /// Whether outcome events that an instance prints count like those it publishes.
     pub outcome_from_stdout: bool,
+    /// Whether lines `kpi <name>=<value>` that an instance prints count like those in `results.out`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub kpis_from_stdout: bool,
+    /// Whether instances can write nowhere but to their outputs, `/temp` and `/tmp`.
+    pub read_only_root: bool,
+    /// What one instance may use of what it shares with others.
+    pub quotas: Quotas,
 }
 
 /// How long the phases of a run may take.
@@ -364,9 +378,18 @@ pub struct Registration {
     /// Labels for placement.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// How many instances of one run it takes; absent is as many as it has slots.
+    #[serde(default)]
+    pub slots_per_run: Option<u32>,
     /// Where its switch takes packets of other workers.
     #[serde(default)]
     pub overlay: Option<SocketAddr>,
+    /// What `worker bench` has measured on its host, if it was run there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<Card>,
+    /// Shares that an earlier process of this name has begun and that it has or tells the end of.
+    #[serde(default)]
+    pub kept: Vec<(RunId, Attempt)>,
 }
 
 /// The coordinator's answer to a registration.
@@ -389,8 +412,14 @@ pub struct Heartbeat {
     pub desired: u64,
     /// Instances that exist on it.
     pub instances: u32,
-    /// Whether it takes nothing new.
+    /// Whether it takes nothing new, because it is leaving.
     pub draining: bool,
+    /// The shares of which something is on it; a worker of an older version does not say.
+    #[serde(default)]
+    pub shares: Option<Vec<(RunId, Attempt)>>,
+    /// Why it takes nothing new although it stays, its disk being full for example.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordon: Option<String>,
 }
 
 /// The coordinator's answer to a heartbeat.
@@ -422,6 +451,9 @@ pub struct ReportReply {
     pub taken: u64,
     /// The worker is of an old epoch: it stops reporting and registers again.
     pub fenced: bool,
+    /// The coordinator's term. What a former leader has taken in is told again to its successor.
+    #[serde(default)]
+    pub term: u64,
 }
 
 /// One thing a worker tells about one share.
@@ -492,6 +524,11 @@ pub enum ShareEvent {
         /// What was measured.
         report: NetworkReport,
     },
+    /// What the share's instances measured. Told once, before [`Self::Collected`] or [`Self::CollectFailed`].
+    Kpis {
+        /// The series, or where they are.
+        report: Box<KpiReport>,
+    },
     /// All outputs and logs of the share are stored.
     Collected {
         /// The pack's index in the object store.
@@ -504,6 +541,15 @@ pub enum ShareEvent {
     },
     /// Nothing of the share is left on the host.
     Cleaned,
+    /// The coordinator has granted an instance this address.
+    Address {
+        /// The instance.
+        instance: InstanceId,
+        /// Its address from then on.
+        address: Ipv4Addr,
+    },
+    /// A new leader has been told everything about the share that the one before it knew.
+    Retold,
 }
 
 /// A worker asks for an address for one of its instances, in a run that other workers take part in.

@@ -12,6 +12,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::link::{AccessLink, LinkShape};
+use crate::narrative::{Entry, Narrative, Strike, TooMany};
 use crate::nat::{NatPlan, SpecRefused};
 
 /// Where runs get their data networks from when nothing else is said: 16.0.0.0/16 to 31.255.0.0/16, as Testground.
@@ -59,6 +60,9 @@ pub struct NetworkPlan {
     pub nats: Vec<Option<NatPlan>>,
     /// What changes when, in order.
     pub schedule: Vec<Firing>,
+    /// What happens to single instances.
+    #[serde(skip_serializing_if = "Narrative::is_empty")]
+    pub narrative: Narrative,
     /// Whether packets between workers are encrypted.
     pub encrypt: bool,
     /// Whether what an instance sends to many reaches all others of the run.
@@ -161,6 +165,14 @@ impl NetworkPlan {
         *self == Self::default()
     }
 
+    /// What happens to single instances in a run with this seed, whose classes have so many of them.
+    ///
+    /// # Errors
+    /// When that is more than a run bears.
+    pub fn strikes(&self, seed: u64, sizes: &[u32]) -> Result<Vec<Strike>, TooMany> {
+        self.narrative.draw(seed, sizes, &self.nats)
+    }
+
     /// The NATs of a class.
     #[must_use]
     pub fn nat(&self, class: usize) -> Option<&NatPlan> {
@@ -215,6 +227,10 @@ impl NetworkPlan {
                 several => format!("{several} changes"),
             };
             parts.push(format!("{changes} scheduled, the last at {:.1} s", last.at.as_secs_f64()));
+        }
+        if !self.narrative.is_empty() {
+            let titles: Vec<_> = self.narrative.entries.iter().map(Entry::title).collect();
+            parts.push(format!("instances are struck by {}", titles.join(", ")));
         }
         if self.encrypt {
             parts.push("encrypted between workers".to_owned());

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! blobs/sha256/<hex>                     sources and images, by content
+//! datasets/…                             what instances read, see `datasets`
 //! builds/<key>.json                      which image a build input gave
 //! runs/<run>/record.json                 everything decided about a run, and how it ended
 //! runs/<run>/events.jsonl                its event log
@@ -20,8 +21,8 @@ use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt as _, PutPayload, RetryConfig,
-    WriteMultipart,
+    BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _,
+    PutPayload, RetryConfig, WriteMultipart,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -337,6 +338,70 @@ impl Objects {
         tokio::fs::rename(&part, file).await.map_err(write_error)
     }
 
+    /// Writes an object to `file` and checks that its content has `digest`. What an earlier call has written before it
+    /// failed is not fetched again. Nothing is at `file` on failure.
+    ///
+    /// # Errors
+    /// When there is no such object, its content is another one, or the file cannot be written.
+    pub async fn get_checked(
+        &self,
+        key: &str,
+        digest: &str,
+        file: &FsPath,
+    ) -> Result<(), ObjectsError> {
+        let write_error =
+            |source| ObjectsError::File { verb: "write", path: file.display().to_string(), source };
+        let mut name = file.file_name().unwrap_or_default().to_owned();
+        name.push(".part");
+        let part = file.with_file_name(name);
+        let (mut hasher, begun) = hash_of(&part).await.map_err(write_error)?;
+        let mut writer = tokio::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&part)
+            .await
+            .map_err(write_error)?;
+        let path = self.path(key);
+        let size = self.store.head(&path).await.map_err(failed("read", key))?.size;
+        if begun < size {
+            let range = (begun > 0).then_some(GetRange::Offset(begun));
+            let options = GetOptions { range, ..GetOptions::default() };
+            let found = self.store.get_opts(&path, options).await.map_err(failed("read", key))?;
+            let mut stream = found.into_stream();
+            while let Some(chunk) = stream.try_next().await.map_err(failed("read", key))? {
+                hasher.update(&chunk);
+                let written = tokio::io::AsyncWriteExt::write_all(&mut writer, &chunk).await;
+                written.map_err(write_error)?;
+            }
+        }
+        tokio::io::AsyncWriteExt::flush(&mut writer).await.map_err(write_error)?;
+        let found = hex_digest(hasher);
+        if found != digest {
+            let _ = tokio::fs::remove_file(&part).await;
+            return Err(ObjectsError::Damaged { key: key.to_owned(), found });
+        }
+        tokio::fs::rename(&part, file).await.map_err(write_error)
+    }
+
+    /// The digest of an object's content and its size; absent is `None`.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn digest_of(&self, key: &str) -> Result<Option<(String, u64)>, ObjectsError> {
+        let found = match self.store.get(&self.path(key)).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(source) => return Err(failed("read", key)(source)),
+        };
+        let (mut hasher, mut size) = (Sha256::new(), 0);
+        let mut stream = found.into_stream();
+        while let Some(chunk) = stream.try_next().await.map_err(failed("read", key))? {
+            hasher.update(&chunk);
+            size += chunk.len() as u64;
+        }
+        Ok(Some((hex_digest(hasher), size)))
+    }
+
     /// Writes, reads and removes a small object, to find out whether the store can be used at all.
     ///
     /// # Errors
@@ -369,6 +434,25 @@ pub fn file_digest(file: &FsPath) -> io::Result<String> {
             return Ok(hex_digest(hasher));
         }
         hasher.update(&buffer[..read]);
+    }
+}
+
+/// The state of a hash over what is in a file, and how much that is. No file is an empty one.
+async fn hash_of(file: &FsPath) -> io::Result<(Sha256, u64)> {
+    let (mut hasher, mut size) = (Sha256::new(), 0);
+    let mut reader = match tokio::fs::File::open(file).await {
+        Ok(reader) => reader,
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok((hasher, size)),
+        Err(err) => return Err(err),
+    };
+    let mut buffer = vec![0_u8; 1 << 20];
+    loop {
+        let read = tokio::io::AsyncReadExt::read(&mut reader, &mut buffer).await?;
+        if read == 0 {
+            return Ok((hasher, size));
+        }
+        hasher.update(&buffer[..read]);
+        size += read as u64;
     }
 }
 
@@ -423,6 +507,31 @@ mod tests {
         let refused = objects.get_blob(&digest, &dir.path().join("bad")).await;
         assert!(matches!(refused, Err(ObjectsError::Damaged { .. })));
         assert!(!dir.path().join("bad").exists());
+    }
+
+    #[tokio::test]
+    async fn what_was_fetched_before_is_not_fetched_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let objects = local(&dir.path().join("store"));
+        objects.put("a", "content").await.expect("stored");
+        let (digest, size) = objects.digest_of("a").await.expect("read").expect("there");
+        assert_eq!((size, digest.as_str()), (7, &*self::digest(b"content")));
+        let (file, part) = (dir.path().join("x.txt"), dir.path().join("x.txt.part"));
+        for begun in ["", "con", "content"] {
+            std::fs::write(&part, begun).expect("written");
+            objects.get_checked("a", &digest, &file).await.expect("fetched");
+            assert_eq!(std::fs::read(&file).expect("there"), b"content");
+            assert!(!part.exists());
+        }
+        for wrong in ["CON", "content and more"] {
+            std::fs::write(&part, wrong).expect("written");
+            let refused = objects.get_checked("a", &digest, &file).await;
+            assert!(matches!(refused, Err(ObjectsError::Damaged { .. })), "{refused:?}");
+            // The next try begins anew.
+            assert!(!part.exists());
+        }
+        assert!(objects.get_checked("none", &digest, &file).await.is_err());
+        assert_eq!(objects.digest_of("none").await.expect("answered"), None);
     }
 
     #[tokio::test]

@@ -20,6 +20,8 @@ pub enum Outcome {
     Aborted,
     /// Its worker was lost with it.
     Lost,
+    /// The run's schedule killed or stopped it for good before it had said how it ended. Nobody has failed.
+    Killed,
 }
 
 impl Outcome {
@@ -33,6 +35,7 @@ impl Outcome {
             Self::Canceled => "canceled",
             Self::Aborted => "aborted",
             Self::Lost => "lost",
+            Self::Killed => "killed",
         }
     }
 
@@ -58,6 +61,10 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// Whether the kernel killed a process of the instance for want of memory, by the cgroup's own counter.
     pub oom_killed: bool,
+    /// Whether Groundswell's own process in the instance was killed, and the instance with it: by whoever runs the
+    /// host, or by an engine that was restarted. No plan can do that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_outside: bool,
 }
 
 impl fmt::Display for Exit {

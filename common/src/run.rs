@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::egress::ExposedPort;
 use crate::fidelity::{Fidelity, NetworkReport};
 use crate::ids::{Attempt, InstanceId, RunId, WorkerId};
+use crate::kpi::Judgement;
 use crate::messages::{GroupSpec, InstanceRange, Limits, RunOptions, RuntimeKind};
 use crate::network::NetworkPlan;
 use crate::outcome::{InstanceEnd, Outcome};
@@ -78,8 +79,10 @@ impl fmt::Display for RunPhase {
 pub enum Verdict {
     /// Every instance succeeded and every output is stored.
     Passed,
-    /// At least one instance failed.
+    /// At least one instance failed, or an expectation is broken.
     Failed,
+    /// It would have failed, and the machines were not fit to tell. Says nothing about the software under test.
+    Inconclusive,
     /// Groundswell could not do its part. Never counted for or against the software under test.
     Infra,
     /// Its time was over.
@@ -99,6 +102,7 @@ impl Verdict {
         match self {
             Self::Passed => "passed",
             Self::Failed => "failed",
+            Self::Inconclusive => "inconclusive",
             Self::Infra => "infra",
             Self::TimedOut => "timed_out",
             Self::Canceled => "canceled",
@@ -114,7 +118,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// How many instances of a group are where. The last seven add up to what has ended.
+/// How many instances of a group are where. The last ones, from `success` on, add up to what has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GroupCounts {
@@ -136,6 +140,14 @@ pub struct GroupCounts {
     pub aborted: u32,
     /// Lost with their worker.
     pub lost: u32,
+    /// Killed for good by the run's schedule, as it should be.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub killed: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks like this")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl GroupCounts {
@@ -148,13 +160,21 @@ impl GroupCounts {
             Outcome::Canceled => self.canceled += 1,
             Outcome::Aborted => self.aborted += 1,
             Outcome::Lost => self.lost += 1,
+            Outcome::Killed => self.killed += 1,
         }
+    }
+
+    /// Instances that have ended as they should not have.
+    #[must_use]
+    pub fn bad(&self) -> u32 {
+        self.ended() - self.success - self.killed
     }
 
     /// Instances that have ended.
     #[must_use]
     pub fn ended(&self) -> u32 {
-        self.success + self.failure + self.timed_out + self.canceled + self.aborted + self.lost
+        let by_us = self.timed_out + self.canceled + self.aborted + self.lost + self.killed;
+        self.success + self.failure + by_us
     }
 }
 
@@ -208,6 +228,13 @@ pub struct RunStatus {
     /// How true the data network was to its configuration, once its workers have measured that.
     #[serde(default)]
     pub network: Option<Fidelity>,
+    /// What it measured, and what that means for what was expected of it, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judgement: Option<Judgement>,
+    /// Whether nobody runs it although it is not over: this is what its record says, and the coordinator does not
+    /// know it. NATS has lost the control state, or it is the run of another cluster with the same object store.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forgotten: bool,
 }
 
 /// Where the software under test and the composition come from.

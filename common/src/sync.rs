@@ -12,14 +12,13 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::CreateStreamErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::bus::Bus;
 use crate::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
@@ -88,6 +87,12 @@ pub enum Op<'a> {
     /// An instance appends to a topic: instance, operation number, key, JSON text.
     #[serde(rename = "p")]
     Publish(InstanceId, u64, u32, &'a str),
+    /// As [`Op::Signal`], of a client that may repeat itself.
+    #[serde(rename = "S")]
+    NamedSignal(InstanceId, u64, u32, RequestName),
+    /// As [`Op::Publish`], of a client that may repeat itself.
+    #[serde(rename = "P")]
+    NamedPublish(InstanceId, u64, u32, &'a str, RequestName),
     /// The platform signals once for an instance whose network is up: instance, key.
     #[serde(rename = "r")]
     Ready(InstanceId, u32),
@@ -129,6 +134,17 @@ pub enum Op<'a> {
     /// The run is over; what follows does not count.
     #[serde(rename = "e")]
     Seal,
+}
+
+/// Names a request of an instance, so that it counts once however often it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestName {
+    /// The client's session, which outlives its connections.
+    pub session: u64,
+    /// The request's number in the session. The numbers of what is appended only grow.
+    pub number: u64,
+    /// Whether the instance may signal the state only once, in whatever session.
+    pub once: bool,
 }
 
 /// A record the coordinator appends.
@@ -201,15 +217,9 @@ pub async fn create_log(
     workers: &[WorkerId],
 ) -> Result<(), SyncLogError> {
     let bucket = sync_bucket(run, attempt);
-    let mut replicas = if bus.client().server_info().connect_urls.len() < 2 { 1 } else { 3 };
-    loop {
-        let config = stream_config(run, attempt, max_bytes, replicas);
-        let Err(source) = bus.jetstream().create_stream(config).await else { break };
-        if replicas == 1 || !wants_fewer_replicas(&source.kind()) {
-            return Err(SyncLogError::Create { bucket, source });
-        }
-        replicas -= 1;
-    }
+    bus.make_stream(stream_config(run, attempt, max_bytes))
+        .await
+        .map_err(|source| SyncLogError::Create { bucket, source })?;
     let genesis = Op::Genesis { run: run.clone(), attempt, workers: workers.to_vec() };
     append(bus, run, attempt, vec![genesis]).await.map(drop)
 }
@@ -293,7 +303,7 @@ pub fn rolling_hash(hash: u64, seq: u64, value: &[u8]) -> u64 {
     mix(hash, u64::from_le_bytes(last))
 }
 
-fn stream_config(run: &RunId, attempt: Attempt, max_bytes: u64, num_replicas: usize) -> Config {
+fn stream_config(run: &RunId, attempt: Attempt, max_bytes: u64) -> Config {
     let bucket = sync_bucket(run, attempt);
     Config {
         name: stream_name(run, attempt),
@@ -304,7 +314,6 @@ fn stream_config(run: &RunId, attempt: Attempt, max_bytes: u64, num_replicas: us
         max_message_size: MAX_MESSAGE_BYTES,
         storage: StorageType::File,
         discard: DiscardPolicy::New,
-        num_replicas,
         duplicate_window: DUPLICATE_WINDOW,
         republish: Some(Republish {
             source: format!("$KV.{bucket}.>"),
@@ -381,20 +390,6 @@ pub fn is_full(err: &jetstream::context::PublishError) -> bool {
     false
 }
 
-fn wants_fewer_replicas(kind: &CreateStreamErrorKind) -> bool {
-    let CreateStreamErrorKind::JetStream(err) = kind else { return false };
-    let few = [
-        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED,
-        ErrorCode::CLUSTER_NO_PEERS,
-        ErrorCode::INSUFFICIENT_RESOURCES,
-    ];
-    let fewer = few.contains(&err.error_code());
-    if fewer {
-        warn!(error = %err, "the sync log gets fewer replicas");
-    }
-    fewer
-}
-
 fn is_absent(err: &jetstream::context::DeleteStreamError) -> bool {
     use jetstream::context::GetStreamErrorKind::JetStream;
     matches!(err.kind(), JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND)
@@ -406,6 +401,7 @@ mod tests {
 
     #[test]
     fn a_batch_comes_back_as_it_was() {
+        let name = RequestName { session: u64::MAX, number: 9, once: true };
         let batch = Batch {
             v: VERSION,
             writer: "w1",
@@ -416,6 +412,8 @@ mod tests {
             ops: vec![
                 Op::Signal(InstanceId(3), 1, 0),
                 Op::Publish(InstanceId(3), 2, 1, r#"{"a":1}"#),
+                Op::NamedSignal(InstanceId(3), 3, 0, name),
+                Op::NamedPublish(InstanceId(3), 4, 1, "7", name),
                 Op::Ready(InstanceId(4), 0),
                 Op::Configured(InstanceId(4), 1, 0),
                 Op::Genesis {

@@ -59,6 +59,56 @@ impl Default for Lease {
     }
 }
 
+/// The intervals between coordinators, of which one leads and the others stand by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leadership {
+    /// How often the leader renews its key.
+    pub renew: Duration,
+    /// How long the leader goes on without having renewed it. Counted from before the renewal was sent.
+    pub step_down: Duration,
+    /// How long the key must stay unchanged before a standby takes it.
+    pub takeover: Duration,
+}
+
+impl Leadership {
+    /// The intervals of a cluster in production.
+    pub const DEFAULT: Self = Self {
+        renew: Duration::from_secs(2),
+        step_down: Duration::from_secs(10),
+        takeover: Duration::from_secs(15),
+    };
+
+    /// The intervals of a coordinator whose NATS server is its own: nobody takes the lead, so a machine that is too
+    /// busy to renew it for a while loses nothing.
+    pub const ALONE: Self = Self {
+        renew: Duration::from_secs(2),
+        step_down: Duration::from_secs(600),
+        takeover: Duration::from_secs(700),
+    };
+
+    /// All intervals divided by `divisor`; 0 counts as 1.
+    #[must_use]
+    pub fn faster(self, divisor: u32) -> Self {
+        let by = divisor.max(1);
+        Self {
+            renew: self.renew / by,
+            step_down: self.step_down / by,
+            takeover: self.takeover / by,
+        }
+    }
+
+    const fn is_ordered(&self) -> bool {
+        self.renew.as_millis() * 3 <= self.step_down.as_millis()
+            && self.step_down.as_millis() < self.takeover.as_millis()
+    }
+}
+
+impl Default for Leadership {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
 /// How long killing all instances of a worker may take.
 pub const KILL_TIME: Duration = Duration::from_secs(20);
 /// How long a run may take from its start; Testground's task timeout.
@@ -77,4 +127,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 const _: () = assert!(Lease::DEFAULT.is_ordered());
+const _: () = assert!(Leadership::DEFAULT.is_ordered() && Leadership::ALONE.is_ordered());
+// Workers must hear a new leader before they take nothing new.
+const _: () =
+    assert!(Leadership::DEFAULT.takeover.as_secs() * 2 < Lease::DEFAULT.soft_fence.as_secs());
 const _: () = assert!(REQUEST_TIMEOUT.as_secs() * 3 < ADDRESS_TIMEOUT.as_secs());

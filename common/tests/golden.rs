@@ -176,7 +176,7 @@ wrong!(
 wrong!(
     wrong_percentages,
     format!(
-        "{GLOBAL}total_instances = 3\n[[groups]]\nid = \"a\"\ninstances = {{ percentage = 0.5 }}\n[[groups]]\nid = \"b\"\ninstances = {{ percentage = 0.5 }}\n"
+        "{GLOBAL}total_instances = 4\n[[groups]]\nid = \"a\"\ninstances = {{ percentage = 0.25 }}\n[[groups]]\nid = \"b\"\ninstances = {{ percentage = 0.25 }}\n"
     )
 );
 wrong!(

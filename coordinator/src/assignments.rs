@@ -1,28 +1,56 @@
 //! The stream that holds, for each worker, everything it should be doing.
+//!
+//! A message replaces the one before it only if that is still the one this coordinator knows: a leader that was
+//! away for a while cannot overwrite what its successor has said.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_nats::header;
+use async_nats::jetstream::context::{CreateStreamError, PublishError, PublishErrorKind};
+use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, Republish, StorageType};
 use groundswell_common::bus::{self, Bus};
 use groundswell_common::ids::WorkerId;
 use groundswell_common::messages::Desired;
 use groundswell_common::subjects;
 
-use async_nats::jetstream::context::{CreateStreamError, PublishError};
-use async_nats::jetstream::stream::{Config, Republish, StorageType};
-
 /// The stream of assignments. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Assignments {
     bus: Bus,
+    /// The sequence of the last message to each worker.
+    last: Arc<Mutex<BTreeMap<WorkerId, u64>>>,
 }
 
 /// Why a worker was not told.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to publish the assignments of worker `{worker}`")]
-pub struct AssignError {
-    /// Which.
-    pub worker: WorkerId,
-    /// Why.
-    #[source]
-    pub source: PublishError,
+pub enum AssignError {
+    /// The server did not take the message.
+    #[error("failed to publish the assignments of worker `{worker}`")]
+    Publish {
+        /// Which.
+        worker: WorkerId,
+        /// Why.
+        #[source]
+        source: PublishError,
+    },
+    /// What the worker was told last cannot be read.
+    #[error("failed to read the assignments of worker `{worker}`")]
+    Read {
+        /// Which.
+        worker: WorkerId,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A later leader has told the worker something.
+    #[error("worker `{worker}` was told something by the leader of term {term}")]
+    Deposed {
+        /// Which.
+        worker: WorkerId,
+        /// That leader's term.
+        term: u64,
+    },
 }
 
 impl Assignments {
@@ -45,26 +73,72 @@ impl Assignments {
             }),
             ..Config::default()
         };
-        bus.jetstream().create_or_update_stream(config).await?;
-        Ok(Self { bus: bus.clone() })
+        bus.make_stream(config).await?;
+        Ok(Self { bus: bus.clone(), last: Arc::default() })
     }
 
-    /// Replaces what `worker` should be doing; returns the stream sequence the worker will know it by.
+    /// Replaces what `worker` should be doing; returns the stream sequence the worker will know it by. One at a
+    /// time for each worker.
     ///
     /// # Errors
-    /// When the server does not acknowledge it.
+    /// When the server does not acknowledge it, or a later leader has spoken.
     pub async fn publish(&self, worker: &WorkerId, desired: &Desired) -> Result<u64, AssignError> {
-        let failed = |source| AssignError { worker: worker.clone(), source };
-        let sent = self
-            .bus
-            .jetstream()
-            .publish_with_headers(
-                subjects::assign(worker),
-                bus::trace_headers(),
-                bus::encode(desired),
-            )
-            .await
-            .map_err(failed)?;
-        Ok(sent.await.map_err(failed)?.sequence)
+        let known = self.lock().get(worker).copied();
+        let expected = match known {
+            Some(sequence) => sequence,
+            None => self.told(worker, desired.term).await?,
+        };
+        match self.replace(worker, desired, expected).await {
+            Ok(sequence) => {
+                self.lock().insert(worker.clone(), sequence);
+                Ok(sequence)
+            }
+            Err(source) => {
+                // What is there now may be this message without its acknowledgement, or another leader's.
+                self.lock().remove(worker);
+                if source.kind() == PublishErrorKind::WrongLastSequence {
+                    self.told(worker, desired.term).await?;
+                }
+                Err(AssignError::Publish { worker: worker.clone(), source })
+            }
+        }
+    }
+
+    async fn replace(
+        &self,
+        worker: &WorkerId,
+        desired: &Desired,
+        expected: u64,
+    ) -> Result<u64, PublishError> {
+        let mut headers = bus::trace_headers();
+        headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
+        let subject = subjects::assign(worker);
+        let jetstream = self.bus.jetstream();
+        let sent = jetstream.publish_with_headers(subject, headers, bus::encode(desired)).await?;
+        Ok(sent.await?.sequence)
+    }
+
+    /// The sequence of what `worker` was told last, 0 for nothing.
+    async fn told(&self, worker: &WorkerId, term: u64) -> Result<u64, AssignError> {
+        let failed = |source| AssignError::Read { worker: worker.clone(), source };
+        let stream = self.bus.jetstream().get_stream_no_info(subjects::ASSIGN_STREAM).await;
+        let stream = stream.map_err(|err| failed(err.into()))?;
+        let message = match stream.get_last_raw_message_by_subject(&subjects::assign(worker)).await
+        {
+            Ok(message) => message,
+            Err(err) if matches!(err.kind(), LastRawMessageErrorKind::NoMessageFound) => {
+                return Ok(0);
+            }
+            Err(err) => return Err(failed(err.into())),
+        };
+        let said: Desired = bus::decode(&message.payload).map_err(|err| failed(err.into()))?;
+        if said.term > term {
+            return Err(AssignError::Deposed { worker: worker.clone(), term: said.term });
+        }
+        Ok(message.sequence)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<WorkerId, u64>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

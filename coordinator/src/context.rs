@@ -9,12 +9,18 @@
 //! nats = "nats://lab:4222"
 //! objects = "s3://groundswell/lab"
 //! s3_endpoint = "http://lab:9000"
-//! credentials = "/etc/groundswell/lab.creds"
+//! credentials = "/etc/groundswell/lab.creds"    # or a file with the seed of an nkey
+//! ca = "/etc/groundswell/ca.pem"                # TLS: who is trusted, and who this is
+//! certificate = "/etc/groundswell/me.pem"
+//! key = "/etc/groundswell/me-key.pem"
+//! token_file = "/etc/groundswell/me.token"      # what the coordinator asks for
 //! ```
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use groundswell_common::bus::Access;
+use groundswell_common::token::{NotAToken, Token};
 use serde::Deserialize;
 
 use crate::cli::args::Global;
@@ -27,8 +33,10 @@ const LOCAL: &str = "local";
 pub(crate) struct Settings {
     /// NATS of the cluster; absent is local mode.
     pub(crate) nats: Option<String>,
-    /// Credentials file for it.
-    pub(crate) credentials: Option<PathBuf>,
+    /// What lets this process in there.
+    pub(crate) access: Access,
+    /// What coordinators are shown.
+    pub(crate) token: Option<Token>,
     /// Object store.
     pub(crate) objects: Option<String>,
     /// Endpoint of an S3-compatible server.
@@ -56,6 +64,20 @@ pub(crate) enum SettingsError {
         #[source]
         source: toml::de::Error,
     },
+    /// A token cannot be read.
+    #[error("failed to read the token file `{path}`")]
+    TokenFile {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// A token is none.
+    #[error("`{place}` does not have a token")]
+    Token {
+        place: String,
+        #[source]
+        source: NotAToken,
+    },
     /// There is no such context.
     #[error("no context `{name}` in the configuration; known: {known}")]
     NoContext { name: String, known: String },
@@ -67,6 +89,10 @@ pub(crate) enum SettingsError {
 struct Layer {
     nats: Option<String>,
     credentials: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    token_file: Option<PathBuf>,
     objects: Option<String>,
     s3_endpoint: Option<String>,
     plans: Option<PathBuf>,
@@ -79,6 +105,10 @@ struct ConfigFile {
     current: Option<String>,
     nats: Option<String>,
     credentials: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    token_file: Option<PathBuf>,
     objects: Option<String>,
     s3_endpoint: Option<String>,
     plans: Option<PathBuf>,
@@ -107,6 +137,10 @@ fn resolve(
     let flags = Layer {
         nats: global.nats.clone(),
         credentials: global.credentials.clone(),
+        ca: global.ca.clone(),
+        certificate: global.certificate.clone(),
+        key: global.key.clone(),
+        token_file: global.token_file.clone(),
         objects: global.objects.clone(),
         s3_endpoint: global.s3_endpoint.clone(),
         plans: None,
@@ -114,6 +148,10 @@ fn resolve(
     let variables = Layer {
         nats: set("GROUNDSWELL_NATS"),
         credentials: set("GROUNDSWELL_CREDENTIALS").map(PathBuf::from),
+        ca: set("GROUNDSWELL_CA").map(PathBuf::from),
+        certificate: set("GROUNDSWELL_CERTIFICATE").map(PathBuf::from),
+        key: set("GROUNDSWELL_KEY").map(PathBuf::from),
+        token_file: set("GROUNDSWELL_TOKEN_FILE").map(PathBuf::from),
         objects: set("GROUNDSWELL_OBJECTS"),
         s3_endpoint: set("GROUNDSWELL_S3_ENDPOINT"),
         plans: set("GROUNDSWELL_PLANS").map(PathBuf::from),
@@ -139,14 +177,32 @@ fn resolve(
     } else {
         [flags, variables, in_project, project.own(), in_user, user.own()]
     };
+    let token = match (&global.token_file, set("GROUNDSWELL_TOKEN")) {
+        (None, Some(text)) => Some(token("GROUNDSWELL_TOKEN", &text)?),
+        (Some(_), _) | (None, None) => {
+            let file = layers.iter().find_map(|layer| layer.token_file.as_deref());
+            file.map(token_of).transpose()?
+        }
+    };
     Ok(Settings {
+        token,
         nats: layers.iter().find_map(|layer| layer.nats.clone()),
-        credentials: layers.iter().find_map(|layer| layer.credentials.clone()),
+        access: layers.iter().map(Layer::access).reduce(Access::or).unwrap_or_default(),
         objects: layers.iter().find_map(|layer| layer.objects.clone()),
         s3_endpoint: layers.iter().find_map(|layer| layer.s3_endpoint.clone()),
         plans: layers.iter().find_map(|layer| layer.plans.clone()),
         home,
     })
+}
+
+fn token_of(path: &Path) -> Result<Token, SettingsError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| SettingsError::TokenFile { path: path.to_owned(), source })?;
+    token(&path.display().to_string(), &text)
+}
+
+fn token(place: &str, text: &str) -> Result<Token, SettingsError> {
+    text.parse().map_err(|source| SettingsError::Token { place: place.to_owned(), source })
 }
 
 fn contexts(
@@ -167,12 +223,27 @@ fn contexts(
     Ok((in_project.cloned().unwrap_or_default(), in_user.cloned().unwrap_or_default()))
 }
 
+impl Layer {
+    fn access(&self) -> Access {
+        Access {
+            credentials: self.credentials.clone(),
+            ca: self.ca.clone(),
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+        }
+    }
+}
+
 impl ConfigFile {
     /// The settings outside of any context.
     fn own(&self) -> Layer {
         Layer {
             nats: self.nats.clone(),
             credentials: self.credentials.clone(),
+            ca: self.ca.clone(),
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            token_file: self.token_file.clone(),
             objects: self.objects.clone(),
             s3_endpoint: self.s3_endpoint.clone(),
             plans: self.plans.clone(),

@@ -29,6 +29,31 @@ impl Directory {
         Self { addresses, changes: 0, versions: BTreeMap::new() }
     }
 
+    /// Counts changes on from `version`: workers have heard of earlier ones from another coordinator.
+    #[must_use]
+    pub fn after(mut self, version: u64) -> Self {
+        self.changes = version;
+        self
+    }
+
+    /// Keeps the address that each instance would start with for the one whose router it is behind, which comes
+    /// first: in IPv6 it has it.
+    #[must_use]
+    pub fn keeping(mut self, behind: impl IntoIterator<Item = (InstanceId, InstanceId)>) -> Self {
+        let subnet = self.addresses.subnet();
+        for (front, instance) in behind {
+            self.addresses.keep(front, first_address(subnet, instance));
+        }
+        self
+    }
+
+    /// Instances that have another address than at the start, each with the version of that change.
+    pub fn moved(&self) -> impl Iterator<Item = (InstanceId, Ipv4Addr, u64)> {
+        self.versions.iter().filter_map(|(instance, version)| {
+            Some((*instance, self.addresses.of(*instance)?, *version))
+        })
+    }
+
     /// Gives `address` to `instance`; returns the version of that change. Claiming what it has is no change and
     /// gives the same version again.
     ///
@@ -70,6 +95,21 @@ mod tests {
         assert_eq!(directory.claim(two, at("16.5.0.2")), Ok(2), "it was given up");
         assert_eq!(directory.claim(one, at("16.5.1.1")), Ok(1));
         assert_eq!(directory.claim(two, at("16.5.0.3")), Ok(3));
+        let moved: Vec<_> = directory.moved().collect();
+        assert_eq!(moved, [(one, at("16.5.1.1"), 1), (two, at("16.5.0.3"), 3)]);
+    }
+
+    #[test]
+    fn what_is_in_use_behind_a_router_is_refused() {
+        let subnet = "16.5.0.0/16".parse().expect("a subnet");
+        let fronts = [InstanceId(0), InstanceId(2)];
+        let behind = [0, 1].map(|instance| (InstanceId(0), InstanceId(instance)));
+        let mut directory = Directory::new(subnet, fronts).keeping(behind);
+        assert_eq!(directory.claim(InstanceId(0), at("16.5.9.9")), Ok(1));
+        for kept in ["16.5.0.2", "16.5.0.3"] {
+            let refused = directory.claim(InstanceId(2), at(kept)).expect_err("kept");
+            assert!(refused.to_string().contains("taken by instance 0"), "{refused}");
+        }
     }
 
     #[test]

@@ -13,6 +13,12 @@ pub struct EventLog {
 }
 
 impl EventLog {
+    /// The log that another coordinator has begun.
+    #[must_use]
+    pub fn continued(lines: Vec<u8>) -> Self {
+        Self { lines, dropped: 0 }
+    }
+
     /// Adds an event. Beyond the cap only the number of those left out is kept.
     pub fn push(&mut self, event: &RunEvent) {
         let line = serde_json::to_vec(event).expect("an event is plain data that always encodes");

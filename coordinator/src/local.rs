@@ -21,6 +21,8 @@ use groundswell_common::bus::{Bus, BusConfig, BusError};
 use groundswell_common::nats_server::{self, NatsServer, NatsServerError};
 use groundswell_common::objects::{Objects, ObjectsConfig, ObjectsError, digest};
 use groundswell_common::timing::Lease;
+use groundswell_coordinator::queue::Policy;
+use groundswell_coordinator::workers::Overcommit;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
@@ -139,12 +141,7 @@ pub(crate) async fn start(options: &LocalOptions) -> Result<Stack, LocalError> {
     let nats = NatsServer::start(&dir.path.join("nats")).await?;
     dir.record(nats.pid().into_iter());
     let url = nats.url();
-    let bus = Bus::connect(&BusConfig {
-        url: url.clone(),
-        credentials: None,
-        name: "coordinator local".to_owned(),
-    })
-    .await?;
+    let bus = Bus::connect(&BusConfig::open(&url, "coordinator local")).await?;
     let objects_url = options.objects.clone().unwrap_or_else(|| store_url(&options.home));
     let objects = Objects::open(&ObjectsConfig {
         url: objects_url.clone(),
@@ -188,7 +185,13 @@ async fn start_service(
         lease: Lease::DEFAULT,
         cache_dir: home.join("cache"),
         patience: PATIENCE,
+        policy: Policy::default(),
+        overcommit: Overcommit::LOCAL,
+        parallel_builds: groundswell_coordinator::build::PARALLEL,
+        first_token: None,
+        generation: None,
         name: format!("local-{}", std::process::id()),
+        standby: None,
     };
     let ended = parts::start_service(parts, shutdown.clone()).await.map_err(LocalError::Service)?;
     let mut service = JoinSet::new();

@@ -2,11 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use groundswell_common::api::{Refusal, RefusalKind};
-use groundswell_common::ids::RunId;
+use groundswell_common::api::{Refusal, RefusalKind, SubmitRequest};
+use groundswell_common::bus;
+use groundswell_common::ids::{RunId, WorkerId};
+use groundswell_common::kpi::{
+    Distribution, HostLoad, Judgement, Judging, KpiRow, SeriesKey, SeriesSet, judge,
+};
+use groundswell_common::messages::GroupSpec;
 use groundswell_common::objects::{Objects, ObjectsError};
 use groundswell_common::run::{RunRecord, RunStatus};
+use ipnet::Ipv4Net;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
+
+use crate::placement::Share;
+use crate::run::Kpis;
 
 /// Version of the record's format.
 pub const RECORD_VERSION: u32 = 1;
@@ -27,6 +38,177 @@ pub fn events_key(run: &RunId) -> String {
 #[must_use]
 pub fn composition_key(run: &RunId) -> String {
     format!("runs/{run}/composition.toml")
+}
+
+/// Key of what a run has measured.
+#[must_use]
+pub fn kpis_key(run: &RunId) -> String {
+    format!("runs/{run}/kpis.json")
+}
+
+/// What a run has measured, stored beside its record as `kpis.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KpiFile {
+    /// Version of this format.
+    pub v: u32,
+    /// The run.
+    pub run: RunId,
+    /// Each KPI over all groups and tags; those the manifest declares come first.
+    pub kpis: Vec<KpiRow>,
+    /// Each series.
+    pub series: Vec<SeriesRow>,
+    /// How the host of each worker was doing.
+    pub hosts: Vec<(WorkerId, HostLoad)>,
+    /// What came of it.
+    pub judgement: Option<Judgement>,
+}
+
+/// A series with its numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SeriesRow {
+    /// What it is.
+    pub key: SeriesKey,
+    /// How many values there are.
+    pub count: u64,
+    /// Their statistics by name.
+    pub stats: BTreeMap<String, f64>,
+    /// The values, from which further ones can be had.
+    pub values: Distribution,
+}
+
+impl KpiFile {
+    /// Everything that `kpis` knows.
+    #[must_use]
+    pub fn new(run: &RunId, judging: &Judging, kpis: &Kpis) -> Self {
+        let row = |(key, values): (&SeriesKey, &Distribution)| SeriesRow {
+            key: key.clone(),
+            count: values.count(),
+            stats: judge::stats(values),
+            values: values.clone(),
+        };
+        Self {
+            v: RECORD_VERSION,
+            run: run.clone(),
+            kpis: judge::rows(judging, &kpis.series),
+            series: kpis.series.iter().map(row).collect(),
+            hosts: kpis.hosts.clone(),
+            judgement: kpis.judgement.clone(),
+        }
+    }
+}
+
+/// Stores what a run has measured.
+///
+/// # Errors
+/// When the store refuses it.
+pub async fn store_kpis(
+    objects: &Objects,
+    run: &RunId,
+    kpis: &KpiFile,
+) -> Result<(), ObjectsError> {
+    let json = serde_json::to_vec(kpis).expect("KPIs are plain data that always encodes");
+    objects.put(&kpis_key(run), json).await
+}
+
+/// Reads what a run has measured; absent or unreadable is `None`.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn load_kpis(objects: &Objects, run: &RunId) -> Result<Option<KpiFile>, ObjectsError> {
+    let Some(json) = objects.get(&kpis_key(run)).await? else { return Ok(None) };
+    Ok(serde_json::from_slice(&json)
+        .inspect_err(|err| warn!(run = %run, error = %err, "unreadable KPIs"))
+        .ok())
+}
+
+/// Reads the series of a share that its worker has stored; absent or unreadable is `None`.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn load_series(objects: &Objects, key: &str) -> Result<Option<SeriesSet>, ObjectsError> {
+    decoded(objects, key).await
+}
+
+/// What another coordinator needs, besides the request and the control state, to go on with a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Seed of everything drawn by chance.
+    pub seed: u64,
+    /// The data network.
+    pub subnet: Ipv4Net,
+    /// The time instances are told the run began.
+    pub start_time: String,
+    /// From the submission to that time.
+    pub start_offset_ms: u64,
+    /// Groups with their images.
+    pub groups: Vec<GroupSpec>,
+    /// Which worker has which instances.
+    pub shares: Vec<Share>,
+}
+
+/// Stores what was asked for.
+///
+/// # Errors
+/// When the store refuses it.
+pub async fn store_request(
+    objects: &Objects,
+    run: &RunId,
+    request: &SubmitRequest,
+) -> Result<(), ObjectsError> {
+    objects.put(&request_key(run), bus::encode(request)).await
+}
+
+/// Reads what was asked for; absent or unreadable is `None`.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn load_request(
+    objects: &Objects,
+    run: &RunId,
+) -> Result<Option<SubmitRequest>, ObjectsError> {
+    decoded(objects, &request_key(run)).await
+}
+
+/// Stores who gets what.
+///
+/// # Errors
+/// When the store refuses it.
+pub async fn store_placed(
+    objects: &Objects,
+    run: &RunId,
+    placed: &Placed,
+) -> Result<(), ObjectsError> {
+    objects.put(&placed_key(run), bus::encode(placed)).await
+}
+
+/// Reads who got what; absent or unreadable is `None`.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn load_placed(objects: &Objects, run: &RunId) -> Result<Option<Placed>, ObjectsError> {
+    decoded(objects, &placed_key(run)).await
+}
+
+fn request_key(run: &RunId) -> String {
+    format!("runs/{run}/request.msgpack")
+}
+
+fn placed_key(run: &RunId) -> String {
+    format!("runs/{run}/placed.msgpack")
+}
+
+async fn decoded<T: DeserializeOwned>(
+    objects: &Objects,
+    key: &str,
+) -> Result<Option<T>, ObjectsError> {
+    let Some(bytes) = objects.get(key).await? else { return Ok(None) };
+    match bus::decode(&bytes) {
+        Ok(value) => Ok(Some(value)),
+        Err(err) => {
+            warn!(key, error = %err, "unreadable object");
+            Ok(None)
+        }
+    }
 }
 
 /// Stores a record.
@@ -83,10 +265,17 @@ pub async fn newest(
         }
         match known.remove(id) {
             Some(status) => statuses.push(status),
-            None => statuses.extend(load(objects, id).await?.map(|record| record.status)),
+            None => statuses.extend(load(objects, id).await?.map(unknown)),
         }
     }
     Ok(statuses)
+}
+
+/// What the record of a run says that nobody knows otherwise.
+#[must_use]
+pub fn unknown(record: RunRecord) -> RunStatus {
+    let forgotten = !record.status.phase.is_over();
+    RunStatus { forgotten, ..record.status }
 }
 
 /// Finds the one run that `selector` means: `latest`, or any unique prefix of an id or a name.

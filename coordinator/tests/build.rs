@@ -1,4 +1,4 @@
-//! Real builds. `docker:generic` needs a Docker engine and Debian's `busybox-static`.
+//! Real builds. Those of images need a Docker engine and Debian's `busybox-static`, those of Go modules Debian's Go.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,17 @@ use groundswell_coordinator::build::{BuildError, BuildRequest, Builders};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+#[path = "build/generated.rs"]
+mod generated;
+#[path = "build/git.rs"]
+mod git;
+#[path = "build/go.rs"]
+mod go;
+#[path = "build/replaced.rs"]
+mod replaced;
+#[path = "build/workspace.rs"]
+mod workspace;
 
 const LIMIT: Duration = Duration::from_secs(120);
 

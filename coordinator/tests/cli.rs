@@ -5,12 +5,14 @@ mod fake;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
+use std::time::Duration;
 
-use groundswell_common::api::RefusalKind;
+use groundswell_common::api::{CordonWish, Drain, RefusalKind};
 use groundswell_common::fidelity::{Histogram, LaneReport, NetworkReport, judge};
 use groundswell_common::ids::{InstanceId, WorkerId};
 use groundswell_common::messages::{Limits, LogLines};
 use groundswell_common::outcome::{Exit, InstanceEnd, Outcome};
+use groundswell_common::queue::{Priority, QueueWish};
 use groundswell_common::run::{RunStatus, Verdict};
 use groundswell_common::subjects;
 use nix::sys::signal::Signal;
@@ -18,7 +20,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::time::timeout;
 
-use fake::{Fake, LIMIT, Ran, coordinator, finish, over, run_id, running, send, submitted};
+use fake::{Asked, Fake, LIMIT, Ran, coordinator, finish, over, run_id, running, send, submitted};
 
 async fn output(arguments: &[&str]) -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
@@ -40,6 +42,8 @@ async fn every_command_has_help_on_stdout() {
         "wait",
         "validate",
         "plan",
+        "queue",
+        "priority",
         "workers",
         "doctor",
         "completions",
@@ -437,7 +441,7 @@ async fn logs_are_followed_and_filtered() {
             let subject = subjects::log(&run_id(0), lines.instance);
             fake.bus.publish(subject, &lines).await.unwrap();
         }
-        let soon = std::time::Duration::from_millis(50);
+        let soon = Duration::from_millis(50);
         if let Ok(line) = timeout(soon, stdout.next_line()).await {
             break line.unwrap().unwrap();
         }
@@ -531,6 +535,30 @@ async fn each_plan_template_is_valid() {
 }
 
 #[tokio::test]
+async fn a_plan_of_each_template_is_valid_in_each_language_that_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for template in ["ping", "gossip", "dht", "nat", "churn", "load"] {
+        for lang in ["rust", "js", "sh"] {
+            let plan = format!("{template}-{lang}");
+            let arguments = ["plan", "new", &plan, "--template", template, "--lang", lang];
+            let ran = finish(coordinator(dir.path(), &arguments).spawn().unwrap()).await;
+            if lang == "sh" && !["ping", "load"].contains(&template) {
+                assert_eq!(ran.code, 2, "{}", ran.stderr);
+                let wanted = format!("there is no template `{template}` in sh");
+                assert!(ran.stderr.contains(&wanted), "{}", ran.stderr);
+                assert!(!dir.path().join(&plan).exists(), "nothing is written");
+                continue;
+            }
+            assert_eq!(ran.code, 0, "{}", ran.stderr);
+            let composition = format!("{plan}/composition.toml");
+            let arguments = ["validate", "--strict", &composition];
+            let ran = finish(coordinator(dir.path(), &arguments).spawn().unwrap()).await;
+            assert_eq!(ran.code, 0, "{plan}: {}", ran.stderr);
+        }
+    }
+}
+
+#[tokio::test]
 async fn doctor_tells_programs_what_it_found() {
     let fake = Fake::start(vec![submitted(0)]).await;
     let ran = fake.output(&["doctor", "--json"]).await;
@@ -540,4 +568,114 @@ async fn doctor_tells_programs_what_it_found() {
     let what: Vec<&str> = findings.iter().filter_map(|one| one["what"].as_str()).collect();
     assert_eq!(what, ["nats", "coordinator", "object store", "workers"]);
     assert!(findings.iter().all(|one| one["level"] == "good"), "{json}");
+}
+
+#[tokio::test]
+async fn the_queue_says_who_waits_for_what() {
+    let fake = Fake::start(Vec::new()).await;
+    let ran = fake.output(&["queue"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    insta::assert_snapshot!(ran.stdout, @"
+    PLACE  NAME          TEAM  PRIORITY     NEEDS  WAITS  REASON
+    1      zesty-salmon  core  interactive  12000  1m01s  needs 12,000 slots, 4,000 of the cluster's 20,000 are free
+    2      young-ferret  core  batch        500    1h00m  zesty-salmon goes first, within 12m, and this run may take longer than that
+    ");
+    let ran = fake.output(&["queue", "-o", "name"]).await;
+    assert_eq!(ran.stdout, format!("{}\n{}\n", run_id(0).name(), run_id(1).name()));
+    let ran = fake.output(&["queue", "--json"]).await;
+    let entries: Vec<Value> = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&entries[1]["place"], &entries[1]["priority"]), (&2.into(), &"batch".into()));
+}
+
+#[tokio::test]
+async fn priority_is_asked_for_by_name_of_the_run_and_the_class() {
+    let mut fake = Fake::start(vec![submitted(0)]).await;
+    let ran = fake.output(&["priority", "latest", "interactive"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("is interactive"), "{}", ran.stderr);
+    let Asked::Priority(request) = fake.asked().await else { panic!("not a priority") };
+    assert_eq!((request.run, request.priority), (run_id(0), Priority::Interactive));
+    assert_eq!(fake.output(&["priority", "latest", "urgent"]).await.code, 2);
+    fake.asked_nothing_more();
+}
+
+#[tokio::test]
+async fn a_drain_waits_until_nothing_is_left_and_a_list_says_who_asked_for_it() {
+    let mut fake = Fake::start(Vec::new()).await;
+    let drain = ["workers", "drain", "w-01", "--deadline", "10m", "--reason", "new kernel"];
+    let ran = fake.output(&drain).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let waits = format!("w-01: waiting for {} with 4 instances", run_id(0).name());
+    assert!(ran.stderr.contains(&waits) && ran.stderr.contains("drained: w-01"), "{}", ran.stderr);
+    let Asked::Cordon(request) = fake.asked().await else { panic!("not a cordon") };
+    let deadline = Some(Duration::from_secs(600));
+    assert_eq!(request.wish, CordonWish::Drain(Drain { deadline }));
+
+    let ran = fake.output(&["workers", "cordon", "w-01", "--reason", "new kernel"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let Asked::Cordon(request) = fake.asked().await else { panic!("not a cordon") };
+    let ran = fake.output(&["workers"]).await;
+    assert!(ran.stdout.contains("CORDONED BY"), "{}", ran.stdout);
+    assert!(ran.stdout.contains(&format!("{}: new kernel", request.by)), "{}", ran.stdout);
+    let ran = fake.output(&["workers", "-v"]).await;
+    assert!(ran.stdout.contains("900 starts/s netns, 9.5 Gbit/s a flow"), "{}", ran.stdout);
+    assert_eq!(fake.output(&["workers", "uncordon", "w-01"]).await.code, 0);
+    let Asked::Cordon(request) = fake.asked().await else { panic!("not a cordon") };
+    assert_eq!(request.wish, CordonWish::Uncordon);
+    assert_eq!(fake.output(&["workers", "drain"]).await.code, 2);
+    fake.asked_nothing_more();
+}
+
+#[tokio::test]
+async fn leaving_a_drain_stops_waiting_and_nothing_else() {
+    let mut fake = Fake::start(Vec::new()).await;
+    let drain = ["workers", "drain", "w-01", "--reason", "goes on"];
+    let mut child = fake.coordinator(&drain).spawn().expect("spawned");
+    let mut stderr = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let line = timeout(LIMIT, stderr.next_line()).await.expect("in time").expect("readable");
+    assert!(line.expect("a line").contains("waiting for"));
+    let Asked::Cordon(_) = fake.asked().await else { panic!("not a cordon") };
+    send(&child, Signal::SIGINT);
+    let line = timeout(LIMIT, stderr.next_line()).await.expect("in time").expect("readable");
+    assert!(line.expect("a line").contains("stay cordoned"));
+    let status = timeout(LIMIT, child.wait()).await.expect("in time").expect("waited for");
+    assert_eq!(status.code(), Some(130));
+    fake.asked_nothing_more();
+}
+
+#[tokio::test]
+async fn submit_says_on_whose_account_how_urgent_and_what_it_replaces() {
+    let mut fake = Fake::start(Vec::new()).await;
+    let arguments = [
+        "submit",
+        "one.toml",
+        "--detach",
+        "--team",
+        "core",
+        "--priority",
+        "batch",
+        "--idempotency-key",
+        "k",
+        "--metadata-repo",
+        "r",
+        "--metadata-branch",
+        "b",
+    ];
+    assert_eq!(fake.output(&arguments).await.code, 0);
+    let request = fake.asked_to_submit().await;
+    let wish = QueueWish {
+        priority: Some(Priority::Batch),
+        team: Some("core".to_owned()),
+        key: Some("k".to_owned()),
+        replace: true,
+    };
+    assert_eq!(request.queue, wish);
+    assert_eq!(
+        (request.source_info.repo.as_str(), request.source_info.branch.as_str()),
+        ("r", "b")
+    );
+    assert_eq!(fake.output(&["submit", "one.toml", "--detach"]).await.code, 0);
+    let request = fake.asked_to_submit().await;
+    assert!(request.queue.key.is_some_and(|key| key.len() == 32), "one of its own");
+    assert!(!request.queue.replace);
 }

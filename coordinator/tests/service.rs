@@ -1,13 +1,21 @@
 //! The service on a real nats-server, with workers that speak the wire and run nothing.
 
+#[path = "service/cordons.rs"]
+mod cordons;
+#[path = "service/failover.rs"]
+mod failover;
 mod fakes;
+#[path = "service/queue.rs"]
+mod queue;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use fakes::{Behavior, FakeWorker, Stack, request};
 use futures::StreamExt as _;
-use groundswell_common::api::{CancelRequest, RefusalKind, RunRequest, RunsRequest, WorkerStatus};
+use groundswell_common::api::{
+    CancelRequest, RefusalKind, RunRequest, RunsRequest, SubmitRequest, WorkerStatus,
+};
 use groundswell_common::bus::decode;
 use groundswell_common::fidelity::Grade;
 use groundswell_common::ids::{Attempt, InstanceId};
@@ -90,6 +98,41 @@ async fn a_worker_that_goes_silent_ends_its_run_as_infrastructure_failure() {
 }
 
 #[tokio::test]
+async fn a_run_that_tolerates_the_loss_passes_without_what_is_lost() {
+    let mut stack = Stack::start().await;
+    let _workers = stack.workers(&[Behavior::Succeed, Behavior::GoSilent]).await;
+    let tolerant = SubmitRequest { composition: "tolerate(50%)".to_owned(), ..request(4) };
+    let accepted = stack.submit(&tolerant).await.expect("accepted");
+    let status = stack.cleaned(&accepted).await;
+    assert_eq!(status.verdict, Some(Verdict::Passed), "{}", status.reason);
+    let counts = status.groups[0].1;
+    assert_eq!((counts.success, counts.lost), (2, 2));
+    assert!(status.warnings.iter().any(|text| text.contains("2 of 4 are lost")), "{status:?}");
+    assert!(stack.logs.calls(&accepted.run).contains(&"mark gone"));
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_is_tried_again_on_the_workers_that_are_left() {
+    let mut stack = Stack::start().await;
+    let _workers = stack.workers(&[Behavior::Succeed, Behavior::GoSilent]).await;
+    let again = SubmitRequest { composition: "retry_run(1)".to_owned(), ..request(4) };
+    let accepted = stack.submit(&again).await.expect("accepted");
+    let status = stack.cleaned(&accepted).await;
+    assert_eq!(status.verdict, Some(Verdict::Passed), "{}", status.reason);
+    assert_eq!(status.groups[0].1.success, 4);
+    assert_eq!(status.workers.len(), 1);
+    let first = "attempt 1 was an infrastructure failure: worker w1";
+    assert!(status.warnings.iter().any(|text| text.starts_with(first)), "{status:?}");
+    let calls = stack.logs.calls(&accepted.run);
+    assert_eq!(calls, ["create", "start", "delete", "create", "start", "delete"]);
+    let json = stack.object(&format!("runs/{}/record.json", accepted.run)).await;
+    let record: RunRecord = serde_json::from_slice(&json).expect("a record");
+    assert_eq!((record.attempt, record.ends.len()), (Attempt(2), 4));
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn a_restarted_worker_ends_its_run_as_infrastructure_failure_at_once() {
     let mut stack = Stack::start().await;
     let mut workers = stack.workers(&[Behavior::Hang]).await;
@@ -130,7 +173,7 @@ async fn a_run_waits_for_room_and_one_that_never_fits_is_unplaceable() {
     let second = stack.submit(&request(6)).await.expect("accepted");
     let waiting = stack.until(&second, |status| status.phase == RunPhase::Queued).await;
     assert!(waiting.verdict.is_none());
-    let said = "needs 6 instances, 4 of the cluster's 10 slots are free";
+    let said = "needs 6 slots, 4 of the cluster's 10 are free";
     stack.until(&second, |status| status.doing == said).await;
     for run in [&first, &second] {
         stack.until(run, |status| status.phase == RunPhase::Running).await;
@@ -141,7 +184,7 @@ async fn a_run_waits_for_room_and_one_that_never_fits_is_unplaceable() {
     let third = stack.submit(&request(11)).await.expect("accepted");
     let status = stack.cleaned(&third).await;
     assert_eq!(status.verdict, Some(Verdict::Unplaceable));
-    assert_eq!(status.reason, "needs 11 instances, the cluster has room for 10");
+    assert_eq!(status.reason, "needs 11 slots, the cluster has 10");
     stack.stop().await;
 }
 

@@ -24,6 +24,17 @@ echo
 cargo bench -q -p groundswell-worker --bench network
 echo
 
+echo "## Placement"
+echo
+cargo bench -q -p groundswell-coordinator --bench placement
+echo
+
+echo "## Cluster"
+echo
+cargo build -q --release -p groundswell-worker
+cargo bench -q -p groundswell-coordinator --bench cluster
+echo
+
 echo "## Loop: \`coordinator submit\` of two instances, built before, from command to exit"
 echo
 cargo build -q --release -p groundswell-coordinator

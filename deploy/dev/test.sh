@@ -7,13 +7,15 @@ cd "$(dirname "$0")/../.."
 export PATH="$PWD/.cache/bin:$PATH"
 log=$(mktemp)
 dockerd_pid=
+compiling=
 
 stop() {
+  kill "$compiling" 2>/dev/null
   if [ -n "$dockerd_pid" ]; then
     kill "$dockerd_pid" 2>/dev/null
     wait "$dockerd_pid" 2>/dev/null
   fi
-  rm -f "$log"
+  rm -f "$log" "$log.plans"
 }
 trap stop EXIT
 
@@ -31,8 +33,29 @@ if ! docker version >/dev/null 2>&1; then
   }
 fi
 
+# The plans are a workspace of their own. They compile while other tests run, with the time that these leave over, and
+# where the runs of the tests `plans` build them, so that what a plan depends on is compiled once.
+plan_tests() {
+  CARGO_TARGET_DIR="$PWD/target/tmp/cache/cargo/target" cargo test --manifest-path "$1" --no-fail-fast -j "$(nproc)" "${@:2}"
+}
+plans=$(grep -l '^version.workspace' plans/*/Cargo.toml)
+
+cargo test --workspace --no-run -j "$(nproc)" || exit 1
+# Now, since Cargo keeps others waiting while it fetches.
+cargo fetch --manifest-path plans/Cargo.toml
+(
+  chrt --idle --pid 0 "$BASHPID"
+  for plan in $plans; do plan_tests "$plan" --no-run; done
+) >"$log.plans" 2>&1 &
+compiling=$!
 cargo test --workspace --no-fail-fast -j "$(nproc)" -- --test-threads=2 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}
+
+wait $compiling
+for plan in $plans; do
+  plan_tests "$plan" 2>&1 | tee -a "$log"
+  if [ "${PIPESTATUS[0]}" -ne 0 ]; then status=1; fi
+done
 
 # What takes netem runs in Debian's kernel under emulation.
 deploy/dev/emulated.sh 2>&1 | tee -a "$log"

@@ -6,19 +6,16 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
-use groundswell_common::messages::{ImageKind, ImageRef, Resources};
-use groundswell_common::network::DataPath;
-use groundswell_common::objects::file_digest;
-use groundswell_worker::network::wire::WireSpec;
+use groundswell_common::ids::WorkerId;
+use groundswell_common::messages::ImageRef;
+use groundswell_worker::measure::starts::{image, starts};
+use groundswell_worker::runtime::Runtime;
 use groundswell_worker::runtime::docker::{DockerConfig, DockerRuntime};
 use groundswell_worker::runtime::netns::{NetnsConfig, NetnsRuntime};
-use groundswell_worker::runtime::{Created, InstanceLabels, InstanceSpec, Runtime};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::time::Instant;
 
@@ -111,71 +108,17 @@ fn worker() -> WorkerId {
 
 /// Makes `count` instances as fast as the runtime takes them, starts them, and removes them.
 async fn rate(runtime: &dyn Runtime, dir: &Path, count: u32) -> anyhow::Result<f64> {
-    let image = bundle(&dir.join("bundle"))?;
-    runtime.fetch(&image, &dir.join("bundle")).await?;
-    let specs =
-        (0..count).map(|number| spec(&image, dir, number)).collect::<Result<Vec<_>, _>>()?;
-
-    let began = Instant::now();
-    let making = specs.into_iter().map(|spec| runtime.create(spec));
-    let made: Vec<Created> = futures::future::try_join_all(making).await?;
-    let rate = per_second(count, began.elapsed());
-
-    let began = Instant::now();
-    let starts = made.iter().map(|created| created.instance.start());
-    for started in futures::future::join_all(starts).await {
-        started?;
-    }
-    let started = began.elapsed();
-    let began = Instant::now();
-    for created in &made {
-        created.instance.kill().await;
-    }
-    for created in &made {
-        created.instance.remove().await?;
-    }
-    let ended = began.elapsed();
-    drop(made);
+    let blob = dir.join("bundle");
+    let image = bundle(&blob)?;
+    let took = starts(runtime, &worker(), (&image, &blob), dir, count).await?;
+    let rate = per_second(count, took.ready);
     println!(
-        "{} {count}: {rate:.0}/s ready; started in {started:.0?}; ended and removed in {ended:.0?}",
+        "{} {count}: {rate:.0}/s ready; started in {:.0?}; ended and removed in {:.0?}",
         runtime.kind().as_str(),
+        took.started,
+        took.removed,
     );
     Ok(rate)
-}
-
-fn spec(image: &ImageRef, dir: &Path, number: u32) -> anyhow::Result<InstanceSpec> {
-    let [outputs, temp] = ["outputs", "temp"].map(|name| dir.join(format!("{name}-{number}")));
-    std::fs::create_dir_all(&outputs)?;
-    std::fs::create_dir_all(&temp)?;
-    Ok(InstanceSpec {
-        labels: InstanceLabels {
-            run: RunId::new(1_700_000_000),
-            attempt: Attempt::FIRST,
-            instance: InstanceId(number),
-            worker: WorkerId::from_lossy("bench"),
-            epoch: Epoch(1),
-            plan: "bench".to_owned(),
-            case: "start".to_owned(),
-            group: "all".to_owned(),
-            in_group: number,
-        },
-        image: image.clone(),
-        env: (0..20).map(|n| (format!("TEST_VARIABLE_{n}"), "some value".to_owned())).collect(),
-        hostname: format!("instance-{number}"),
-        outputs,
-        temp,
-        hosts: BTreeMap::from([("testground-sync-service".to_owned(), Ipv4Addr::LOCALHOST)]),
-        resources: Resources { pids: Some(100), memory_bytes: Some(64 << 20), cpu_cores: None },
-        ulimits: Vec::new(),
-        wire: WireSpec {
-            address: Ipv4Addr::from(0x1000_0002 + number),
-            prefix: 16,
-            mtu: 1500,
-            data_path: DataPath::Switch,
-        },
-        behind: None,
-        keep: false,
-    })
 }
 
 /// Nothing but Debian's `busybox-static`, which waits.
@@ -183,14 +126,7 @@ fn bundle(path: &Path) -> anyhow::Result<ImageRef> {
     let mut archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1)?);
     archive.append_path_with_name("/bin/busybox", "busybox")?;
     std::fs::write(path, archive.into_inner()?.finish()?)?;
-    Ok(ImageRef {
-        kind: ImageKind::Bundle,
-        digest: file_digest(path)?,
-        size: std::fs::metadata(path)?.len(),
-        command: ["./busybox", "sleep", "1000"].map(str::to_owned).to_vec(),
-        workdir: String::new(),
-        env: BTreeMap::new(),
-    })
+    image(path, &["./busybox", "sleep", "1000"])
 }
 
 /// A container of its own namespaces around busybox, fifty times. `None` where crun or busybox is missing.

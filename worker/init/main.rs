@@ -11,10 +11,12 @@
 //!
 //! to the worker     ready | failed <why> | started | exited <code> | signaled <number>   (lines)
 //! from the worker   g: go   t: SIGTERM for the plan   k: kill everything   x: end        (bytes)
+//!                   p: everything stands still   c: and goes on   r: start the plan again, which has ended
+//!                   s: say it again (the worker's next life asks): state | started | exited … | signaled …
 //! ```
 //!
-//! When the socket closes, the worker is gone. This process then ends, and as it is the first of its
-//! process namespace, the kernel kills every other one with it.
+//! When the socket closes, the worker is gone, and so is its keeper, which has the socket open too. This process
+//! then ends, and as it is the first of its process namespace, the kernel kills every other one with it.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -25,14 +27,24 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::mpsc;
 use std::thread;
 
 const CONTROL: &str = "/.groundswell/control";
 const STDOUT: &str = "/.groundswell/stdout";
 const STDERR: &str = "/.groundswell/stderr";
 
+/// What it says of itself before the plan is let go, and while it runs.
+const HELD: &str = "state";
+const STARTED: &str = "started";
+
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
+const SIGCONT: i32 = 18;
+const SIGSTOP: i32 = 19;
+/// Says which of its lives the plan is in, from 0.
+const INCARNATION: &str = "GROUNDSWELL_INCARNATION";
+const PR_SET_DUMPABLE: i32 = 4;
 /// What a shell says of a command that cannot be run.
 const CANNOT_RUN: u8 = 127;
 
@@ -46,9 +58,18 @@ fn main() -> ExitCode {
     if std::process::id() != 1 {
         return ExitCode::from(CANNOT_RUN);
     }
+    hide();
     match run() {
         Ok(code) => ExitCode::from(code),
         Err(_) => ExitCode::from(CANNOT_RUN),
+    }
+}
+
+/// Keeps the plan, which may be the same user, from looking into this process or steering it.
+fn hide() {
+    // SAFETY: takes no memory. What is executed later is not hidden.
+    unsafe {
+        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     }
 }
 
@@ -61,28 +82,52 @@ fn run() -> io::Result<u8> {
         return give_up(&mut control, &why);
     }
     say(&mut control, "ready")?;
-    match order(&mut control)? {
+    match held(&mut control)? {
         Some(b'g') => {}
         Some(b't') => return end(&mut control, Status::Signal(SIGTERM)),
         Some(_) => return end(&mut control, Status::Signal(SIGKILL)),
         None => return Ok(code_of(Status::Signal(SIGKILL))),
     }
-    let plan = match spawn(&command, &stdout, &stderr) {
-        Ok(plan) => plan,
-        Err(error) => {
-            return give_up(&mut control, &format!("cannot run {:?}: {error}", command[0]));
+    let mut spawned = spawn(&command, &stdout, &stderr, None);
+    let (ask, asked) = mpsc::channel();
+    let mut orders = Some((control.try_clone()?, ask));
+    for incarnation in 1_u32.. {
+        let plan = match spawned {
+            Ok(plan) => plan,
+            Err(error) => {
+                return give_up(&mut control, &format!("cannot run {:?}: {error}", command[0]));
+            }
+        };
+        ENDED.store(false, Ordering::SeqCst);
+        say(&mut control, STARTED)?;
+        if let Some((mut orders, ask)) = orders.take() {
+            thread::spawn(move || obey(&mut orders, &ask));
         }
-    };
-    say(&mut control, "started")?;
-    let mut orders = control.try_clone()?;
-    thread::spawn(move || obey(&mut orders));
-    let status = reap(plan);
-    ENDED.store(true, Ordering::SeqCst);
-    end(&mut control, status)
+        let status = reap(plan);
+        remember(status);
+        ENDED.store(true, Ordering::SeqCst);
+        say(&mut control, &status_line(status))?;
+        // The other thread hears the worker and ends the process, unless the plan gets another life.
+        if asked.recv().is_err() {
+            break;
+        }
+        spawned = spawn(&command, &stdout, &stderr, Some(incarnation));
+    }
+    Ok(code())
 }
 
-/// Carries out orders until everything has ended.
-fn obey(orders: &mut UnixStream) {
+/// The order that ends the wait.
+fn held(control: &mut UnixStream) -> io::Result<Option<u8>> {
+    loop {
+        match order(control)? {
+            Some(b's') => say(control, HELD)?,
+            order => return Ok(order),
+        }
+    }
+}
+
+/// Carries out orders until everything has ended for good.
+fn obey(orders: &mut UnixStream, again: &mpsc::Sender<()>) {
     loop {
         match order(orders) {
             Ok(Some(b't')) => {
@@ -92,6 +137,15 @@ fn obey(orders: &mut UnixStream) {
                 }
             }
             Ok(Some(b'k')) => kill(-1, SIGKILL),
+            Ok(Some(b'p')) => kill(-1, SIGSTOP),
+            Ok(Some(b'c')) => kill(-1, SIGCONT),
+            Ok(Some(b'r')) => drop(again.send(())),
+            Ok(Some(b's')) => {
+                let ended = ENDED.load(Ordering::SeqCst);
+                let state = if ended { status_line(status()) } else { STARTED.to_owned() };
+                // A worker that is gone again is noticed by the next read.
+                let _gone = say(orders, &state);
+            }
             Ok(Some(_)) if !ENDED.load(Ordering::SeqCst) => {}
             // The worker has heard how it ended, or is gone.
             Ok(Some(_) | None) | Err(_) => std::process::exit(i32::from(code())),
@@ -101,14 +155,43 @@ fn obey(orders: &mut UnixStream) {
 
 /// The code to end with, as far as it is known.
 fn code() -> u8 {
-    u8::try_from(CODE.load(Ordering::SeqCst)).unwrap_or(CANNOT_RUN)
+    code_of(status())
 }
 
-static CODE: AtomicI32 = AtomicI32::new(128 + SIGKILL);
+/// How the plan has ended: a code, or a signal below zero.
+static STATUS: AtomicI32 = AtomicI32::new(-SIGKILL);
 
-fn spawn(command: &[OsString], stdout: &File, stderr: &File) -> io::Result<i32> {
+fn status() -> Status {
+    match STATUS.load(Ordering::SeqCst) {
+        signal if signal < 0 => Status::Signal(-signal),
+        code => Status::Code(code),
+    }
+}
+
+fn remember(status: Status) {
+    let number = match status {
+        Status::Code(code) => code,
+        Status::Signal(signal) => -signal,
+    };
+    STATUS.store(number, Ordering::SeqCst);
+}
+
+fn status_line(status: Status) -> String {
+    match status {
+        Status::Code(code) => format!("exited {code}"),
+        Status::Signal(signal) => format!("signaled {signal}"),
+    }
+}
+
+fn spawn(
+    command: &[OsString],
+    stdout: &File,
+    stderr: &File,
+    incarnation: Option<u32>,
+) -> io::Result<i32> {
     let child = Command::new(&command[0])
         .args(&command[1..])
+        .envs(incarnation.map(|number| (INCARNATION, number.to_string())))
         .stdout(stdout.try_clone()?)
         .stderr(stderr.try_clone()?)
         .spawn()?;
@@ -130,20 +213,11 @@ fn reap(plan: i32) -> Status {
     of_plan
 }
 
-/// Tells the worker how it ended and leaves once it has taken note: it reads the cgroup's counters first,
-/// and they are gone with this process.
+/// Tells the worker how it ended before it began, and leaves once it has taken note: it reads the cgroup's counters
+/// first, and they are gone with this process.
 fn end(control: &mut UnixStream, status: Status) -> io::Result<u8> {
-    CODE.store(i32::from(code_of(status)), Ordering::SeqCst);
-    match status {
-        Status::Code(code) => say(control, &format!("exited {code}"))?,
-        Status::Signal(signal) => say(control, &format!("signaled {signal}"))?,
-    }
-    if ENDED.load(Ordering::SeqCst) {
-        // The other thread hears the worker and ends the process.
-        loop {
-            thread::park();
-        }
-    }
+    remember(status);
+    say(control, &status_line(status))?;
     let _ = order(control);
     Ok(code_of(status))
 }
@@ -240,6 +314,7 @@ fn kill(pid: i32, signal: i32) {
 }
 
 unsafe extern "C" {
+    fn prctl(option: i32, value: usize, third: usize, fourth: usize, fifth: usize) -> i32;
     fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
     #[link_name = "kill"]
     fn c_kill(pid: i32, signal: i32) -> i32;

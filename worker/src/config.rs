@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use groundswell_common::bus::BusConfig;
+use groundswell_common::bus::{Access, BusConfig};
+use groundswell_common::composition::quantity;
 use groundswell_common::ids::{InvalidId, WorkerId};
 use groundswell_common::messages::RuntimeKind;
 use groundswell_common::objects::ObjectsConfig;
+use groundswell_common::permissions;
 use serde::Deserialize;
+
+use crate::keep::{Upkeep, Watermarks};
 
 /// Everything a worker needs to know.
 #[derive(Debug, Clone)]
@@ -23,6 +27,8 @@ pub struct WorkerConfig {
     pub state_dir: PathBuf,
     /// How many instances it takes; absent is what its memory allows.
     pub slots: Option<u32>,
+    /// How many instances of one run it takes; absent is as many as it has slots.
+    pub slots_per_run: Option<u32>,
     /// The runtimes it offers; empty is every one that works here.
     pub runtimes: Vec<RuntimeKind>,
     /// Labels for placement.
@@ -32,6 +38,10 @@ pub struct WorkerConfig {
     pub overlay_address: Option<String>,
     /// The program that makes namespaces; absent is this program itself.
     pub spawner: Option<PathBuf>,
+    /// How it keeps its host in order.
+    pub upkeep: Upkeep,
+    /// Whether instances go on for the rest of the lease when this process is killed, for its next life to adopt.
+    pub adopt: bool,
 }
 
 /// Why there is no configuration.
@@ -71,9 +81,41 @@ pub enum ConfigError {
     /// The overlay's address is not one.
     #[error("`{0}` is not an address of the overlay: write 10.0.0.5 or 10.0.0.5:4790")]
     Overlay(String),
+    /// The overlay's address is no host's.
+    #[error(
+        "`{0}` does not say where other workers reach this one: \
+         write the address of the interface that faces them, 10.0.0.5 or 10.0.0.5:4790"
+    )]
+    AnyOverlay(String),
     /// A label is not one.
     #[error("`{0}` is not a label: write key=value")]
     Label(String),
+    /// A watermark of the disk is not one.
+    #[error("`{name}` is {value} in `[disk]`: write a number from 1 to 100")]
+    Watermark {
+        /// Which.
+        name: &'static str,
+        /// What it is.
+        value: u8,
+    },
+    /// The watermarks of the disk are in a wrong order.
+    #[error(
+        "`{lower}` ({below}) has to be less than `{higher}` ({above}) in `[disk]`: \
+         a disk that fills up comes past them in that order"
+    )]
+    Watermarks {
+        /// The one that comes first.
+        lower: &'static str,
+        /// What it is.
+        below: u8,
+        /// The one that comes after it.
+        higher: &'static str,
+        /// What it is.
+        above: u8,
+    },
+    /// A size is not one.
+    #[error("`{0}` is not a size: write 20Gi or 500M")]
+    Size(String),
 }
 
 /// The form of the configuration file. Every field may be left out.
@@ -84,6 +126,8 @@ pub struct WorkerFile {
     pub name: Option<String>,
     /// How many instances it takes. Absent is what its memory allows.
     pub slots: Option<u32>,
+    /// How many instances of one run it takes. Absent is as many as it has slots.
+    pub slots_per_run: Option<u32>,
     /// Directory for images and for outputs on their way.
     pub state_dir: Option<PathBuf>,
     /// The runtimes it offers, `netns` and `docker`. Absent is every one that works.
@@ -96,6 +140,80 @@ pub struct WorkerFile {
     pub nats: NatsSection,
     /// The object store.
     pub objects: ObjectsSection,
+    /// When a disk counts as full.
+    pub disk: DiskSection,
+    /// What is kept of images.
+    pub images: ImagesSection,
+    /// What is kept of datasets.
+    pub datasets: DatasetsSection,
+}
+
+/// When a disk counts as full: how much of it is in use, in per cent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskSection {
+    /// From here on images that nobody uses are given up. Absent is 85.
+    pub give_up_images_pct: Option<u8>,
+    /// From here on the worker takes nothing new. Absent is 90.
+    pub take_nothing_pct: Option<u8>,
+    /// From here on the share that has written most is ended. Absent is 95.
+    pub end_share_pct: Option<u8>,
+}
+
+impl DiskSection {
+    fn watermarks(self) -> Result<Watermarks, ConfigError> {
+        let usual = Watermarks::default();
+        let marks = Watermarks {
+            give_up_images_pct: self.give_up_images_pct.unwrap_or(usual.give_up_images_pct),
+            take_nothing_pct: self.take_nothing_pct.unwrap_or(usual.take_nothing_pct),
+            end_share_pct: self.end_share_pct.unwrap_or(usual.end_share_pct),
+        };
+        let ordered = [
+            ("give_up_images_pct", marks.give_up_images_pct),
+            ("take_nothing_pct", marks.take_nothing_pct),
+            ("end_share_pct", marks.end_share_pct),
+        ];
+        if let Some((name, value)) = ordered.into_iter().find(|(_, v)| !(1..=100).contains(v)) {
+            return Err(ConfigError::Watermark { name, value });
+        }
+        let wrong = ordered.windows(2).find(|pair| pair[0].1 >= pair[1].1);
+        wrong.map_or(Ok(marks), |pair| {
+            let ((lower, below), (higher, above)) = (pair[0], pair[1]);
+            Err(ConfigError::Watermarks { lower, below, higher, above })
+        })
+    }
+}
+
+/// What is kept of datasets.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatasetsSection {
+    /// How much datasets may take on the disk, those in use included; `50Gi` without this line. The one that was
+    /// used longest ago goes first, one in use never: a run whose datasets do not fit has no place here.
+    pub keep: Option<String>,
+}
+
+impl DatasetsSection {
+    fn keep_bytes(self) -> Result<Option<u64>, ConfigError> {
+        let Some(text) = self.keep else { return Ok(Upkeep::default().datasets_keep_bytes) };
+        quantity::bytes(&text).map(Some).ok_or(ConfigError::Size(text))
+    }
+}
+
+/// What is kept of images.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImagesSection {
+    /// How much images may take on the disk, those in use included; `20Gi` without this line. The one that was
+    /// used longest ago goes first, one in use never.
+    pub keep: Option<String>,
+}
+
+impl ImagesSection {
+    fn keep_bytes(self) -> Result<Option<u64>, ConfigError> {
+        let Some(text) = self.keep else { return Ok(Upkeep::default().images_keep_bytes) };
+        quantity::bytes(&text).map(Some).ok_or(ConfigError::Size(text))
+    }
 }
 
 /// How to reach NATS.
@@ -104,8 +222,21 @@ pub struct WorkerFile {
 pub struct NatsSection {
     /// `nats://host:port`, several separated by commas.
     pub url: Option<String>,
-    /// Path of a credentials file.
+    /// A credentials file of NATS, or a file with the seed of an nkey.
     pub credentials: Option<PathBuf>,
+    /// Certificates of authorities that are trusted besides the system's, PEM. Also insists on encryption.
+    pub ca: Option<PathBuf>,
+    /// The worker's own certificate, PEM.
+    pub certificate: Option<PathBuf>,
+    /// The key of that certificate, PEM.
+    pub key: Option<PathBuf>,
+}
+
+impl NatsSection {
+    fn access(self) -> Access {
+        let Self { url: _, credentials, ca, certificate, key } = self;
+        Access { credentials, ca, certificate, key }
+    }
 }
 
 /// The object store. Keys come from the environment or the machine's role, never from here.
@@ -135,6 +266,9 @@ pub struct RunFlags {
     /// How many instances it takes; without it, what its memory allows.
     #[arg(long, env = "GROUNDSWELL_SLOTS")]
     pub slots: Option<u32>,
+    /// How many instances of one run it takes; without it, as many as it has slots.
+    #[arg(long, env = "GROUNDSWELL_SLOTS_PER_RUN", value_name = "N")]
+    pub slots_per_run: Option<u32>,
     /// A label for placement, key=value. May be given several times.
     #[arg(
         long = "label",
@@ -153,6 +287,10 @@ pub struct RunFlags {
     /// The object store: file:///directory or s3://bucket/prefix.
     #[arg(long, env = "GROUNDSWELL_OBJECTS", value_name = "URL")]
     pub objects: Option<String>,
+    /// End all instances at once when this process is killed, and adopt none of an earlier one: they do not go on for
+    /// the rest of the lease.
+    #[arg(long)]
+    pub no_adoption: bool,
     /// Endpoint of an S3-compatible server.
     #[arg(long, env = "GROUNDSWELL_S3_ENDPOINT", value_name = "URL")]
     pub s3_endpoint: Option<String>,
@@ -186,12 +324,16 @@ impl WorkerConfig {
     /// The address the overlay is to be bound to, when one is given.
     ///
     /// # Errors
-    /// When it is not an address.
+    /// When it is not an address, or stands for all of this host.
     pub fn overlay(&self) -> Result<Option<SocketAddr>, ConfigError> {
         let Some(text) = &self.overlay_address else { return Ok(None) };
         let alone = || text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 0));
-        let address = text.parse().or_else(|_| alone());
-        address.map(Some).map_err(|_| ConfigError::Overlay(text.clone()))
+        let address: Result<SocketAddr, _> = text.parse().or_else(|_| alone());
+        let address = address.map_err(|_| ConfigError::Overlay(text.clone()))?;
+        if address.ip().is_unspecified() {
+            return Err(ConfigError::AnyOverlay(text.clone()));
+        }
+        Ok(Some(address))
     }
 
     fn merge(flags: &RunFlags, file: WorkerFile) -> Result<Self, ConfigError> {
@@ -199,7 +341,7 @@ impl WorkerConfig {
             Some(name) => name.parse()?,
             None => host_name(),
         };
-        let url = flags.nats.clone().or(file.nats.url).ok_or(ConfigError::Missing {
+        let url = flags.nats.clone().or(file.nats.url.clone()).ok_or(ConfigError::Missing {
             what: "NATS server",
             flag: "--nats URL",
             variable: "GROUNDSWELL_NATS",
@@ -215,30 +357,40 @@ impl WorkerConfig {
                 label.split_once('=').ok_or_else(|| ConfigError::Label(label.clone()))?;
             labels.insert(key.to_owned(), value.to_owned());
         }
+        let upkeep = Upkeep {
+            disk: Some(file.disk.watermarks()?),
+            images_keep_bytes: file.images.keep_bytes()?,
+            datasets_keep_bytes: file.datasets.keep_bytes()?,
+            ..Upkeep::default()
+        };
         Ok(Self {
+            upkeep,
             bus: BusConfig {
-                url,
-                credentials: file.nats.credentials,
-                name: format!("groundswell worker {id}"),
+                access: file.nats.access(),
+                inbox: Some(permissions::inbox(&id)),
+                ..BusConfig::open(url, format!("groundswell worker {id}"))
             },
             objects: ObjectsConfig {
                 url: objects,
                 endpoint: flags.s3_endpoint.clone().or(file.objects.s3_endpoint),
                 region: file.objects.region,
             },
-            state_dir: flags
-                .state_dir
-                .clone()
-                .or(file.state_dir)
-                .unwrap_or_else(|| PathBuf::from("/var/lib/groundswell/worker")),
+            state_dir: state_dir(flags.state_dir.clone(), file.state_dir),
             slots: flags.slots.or(file.slots),
+            slots_per_run: flags.slots_per_run.or(file.slots_per_run),
             runtimes: file.runtimes,
             labels,
             overlay_address: flags.overlay_address.clone().or(file.overlay_address),
             spawner: None,
+            adopt: !flags.no_adoption,
             id,
         })
     }
+}
+
+/// The directory a worker uses: the flag's, or the file's, or the usual one.
+pub(crate) fn state_dir(flag: Option<PathBuf>, file: Option<PathBuf>) -> PathBuf {
+    flag.or(file).unwrap_or_else(|| PathBuf::from("/var/lib/groundswell/worker"))
 }
 
 /// The host's name as a worker's id.
@@ -261,6 +413,7 @@ mod tests {
         assert_eq!(config.runtimes, [RuntimeKind::Netns, RuntimeKind::Docker]);
         assert_eq!(config.labels["zone"], "a");
         assert_eq!(config.objects.endpoint.as_deref(), Some("http://minio.internal:9000"));
+        assert_eq!(config.upkeep, Upkeep::default(), "the example shows the usual values");
     }
 
     #[test]
@@ -292,6 +445,26 @@ mod tests {
         assert_eq!(overlay("10.0.0.5:4790").expect("one"), Some(([10, 0, 0, 5], 4790).into()));
         assert!(overlay("fd00::5").expect("one").is_some());
         assert!(overlay("host3").expect_err("a name").to_string().contains("host3"));
+        for any in ["0.0.0.0", "0.0.0.0:4790", "::"] {
+            let refused = overlay(any).expect_err("no host's").to_string();
+            assert!(refused.contains(any) && refused.contains("interface"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn watermarks_are_percentages_in_the_order_a_disk_fills_up() {
+        let refused = |text: &str| {
+            let file: WorkerFile = toml::from_str(text).expect("parses");
+            let marks = file.disk.watermarks().map(drop);
+            marks.and(file.images.keep_bytes().map(drop)).expect_err("refused").to_string()
+        };
+        let said = refused("[disk]\ntake_nothing_pct = 96");
+        assert!(said.contains("`take_nothing_pct` (96)") && said.contains("`end_share_pct` (95)"));
+        assert!(refused("[disk]\nend_share_pct = 101").contains("from 1 to 100"));
+        assert!(refused("[images]\nkeep = \"much\"").contains("`much` is not a size"));
+        let datasets: WorkerFile = toml::from_str("[datasets]\nkeep = \"all\"").expect("parses");
+        let said = datasets.datasets.keep_bytes().expect_err("refused").to_string();
+        assert!(said.contains("`all` is not a size"), "{said}");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) struct Whom {
 }
 
 impl EventLog {
-    /// Starts the log of `run` in `path`. Times count from `start_time`, RFC 3339.
+    /// Starts the log of `run` in `path`, or goes on with the one that is there. Times count from `start_time`, RFC 3339.
     pub(crate) fn start(
         bus: Bus,
         run: RunId,
@@ -101,7 +101,8 @@ fn unix_ms() -> u64 {
 }
 
 async fn write(bus: Bus, run: RunId, path: PathBuf, mut entries: mpsc::Receiver<Entry>) {
-    let mut file = match tokio::fs::File::create(&path).await {
+    let open = tokio::fs::OpenOptions::new().create(true).append(true).open(&path).await;
+    let mut file = match open {
         Ok(file) => Some(tokio::io::BufWriter::new(file)),
         Err(err) => {
             warn!(error = %err, path = %path.display(), "event log cannot be written");

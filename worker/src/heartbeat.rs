@@ -4,8 +4,10 @@
 //! ```text
 //! out  session   the epoch and the lease, once registered
 //! out  contact   how long nobody has answered, in steps
+//! out  answered  when the last message was sent that was answered
 //! out  desired   the stream sequence the coordinator says the worker should be working on
 //! in   status    what the worker says of itself
+//! in   cordon    why the worker takes nothing new although it stays
 //! in   again     someone was told that the epoch is an old one
 //! ```
 
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use groundswell_common::bus::Bus;
-use groundswell_common::ids::Epoch;
+use groundswell_common::ids::{Attempt, Epoch, RunId};
 use groundswell_common::messages::{Heartbeat, HeartbeatReply, Registered, Registration};
 use groundswell_common::subjects;
 use groundswell_common::timing::{Lease, REQUEST_TIMEOUT};
@@ -27,6 +29,8 @@ use tracing::{debug, info, warn};
 pub(crate) struct Session {
     /// The worker's epoch.
     pub(crate) epoch: Epoch,
+    /// The coordinator's term.
+    pub(crate) term: u64,
     /// The intervals both sides keep.
     pub(crate) lease: Lease,
 }
@@ -46,7 +50,7 @@ pub(crate) enum Contact {
 }
 
 /// What the worker says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Status {
     /// The stream sequence of the desired state it works on.
     pub(crate) desired: u64,
@@ -54,6 +58,8 @@ pub(crate) struct Status {
     pub(crate) instances: u32,
     /// Whether it takes nothing new.
     pub(crate) draining: bool,
+    /// The shares of which something is on it.
+    pub(crate) shares: Vec<(RunId, Attempt)>,
 }
 
 /// The ends of the task's channels that the others hold.
@@ -62,10 +68,14 @@ pub(crate) struct Line {
     pub(crate) session: watch::Receiver<Option<Session>>,
     /// How long nobody has answered.
     pub(crate) contact: watch::Receiver<Contact>,
+    /// When the last message was sent that was answered.
+    pub(crate) answered: watch::Receiver<Option<Instant>>,
     /// The stream sequence the coordinator names.
     pub(crate) desired: watch::Receiver<u64>,
     /// What the worker says of itself.
     pub(crate) status: watch::Sender<Status>,
+    /// Why the worker takes nothing new although it stays.
+    pub(crate) cordon: watch::Sender<Option<String>>,
     /// Asks for a new registration.
     pub(crate) again: Arc<Notify>,
 }
@@ -76,8 +86,10 @@ pub(crate) struct Heart {
     registration: Registration,
     session: watch::Sender<Option<Session>>,
     contact: watch::Sender<Contact>,
+    answered: watch::Sender<Option<Instant>>,
     desired: watch::Sender<u64>,
     status: watch::Receiver<Status>,
+    cordon: watch::Receiver<Option<String>>,
     again: Arc<Notify>,
     silence: Silence,
     term: u64,
@@ -87,8 +99,10 @@ pub(crate) struct Heart {
 pub(crate) fn new(bus: Bus, registration: Registration) -> (Heart, Line) {
     let (session, session_out) = watch::channel(None);
     let (contact, contact_out) = watch::channel(Contact::Good);
+    let (answered, answered_out) = watch::channel(None);
     let (desired, desired_out) = watch::channel(0);
     let (status_in, status) = watch::channel(Status::default());
+    let (cordon_in, cordon) = watch::channel(None);
     let again = Arc::new(Notify::new());
     let silence = Silence::default();
     let heart = Heart {
@@ -96,8 +110,10 @@ pub(crate) fn new(bus: Bus, registration: Registration) -> (Heart, Line) {
         registration,
         session,
         contact,
+        answered,
         desired,
         status,
+        cordon,
         again: Arc::clone(&again),
         silence,
         term: 0,
@@ -105,8 +121,10 @@ pub(crate) fn new(bus: Bus, registration: Registration) -> (Heart, Line) {
     let line = Line {
         session: session_out,
         contact: contact_out,
+        answered: answered_out,
         desired: desired_out,
         status: status_in,
+        cordon: cordon_in,
         again,
     };
     (heart, line)
@@ -135,6 +153,8 @@ impl Heart {
                 let next = sent + lease.heartbeat;
                 tokio::select! {
                     () = tokio::time::sleep_until(next) => {}
+                    // Nothing should be placed here that cannot be taken.
+                    Ok(()) = self.cordon.changed() => {}
                     () = self.again.notified() => registered = false,
                 }
             } else {
@@ -159,22 +179,33 @@ impl Heart {
                 return false;
             }
         };
+        if answer.term < self.term {
+            debug!(term = answer.term, "registration answered by a former leader");
+            return false;
+        }
         info!(worker = %self.registration.worker, epoch = %answer.epoch, "registered");
-        self.term = self.term.max(answer.term);
+        self.term = answer.term;
         self.silence.answered(sent);
-        self.session.send_replace(Some(Session { epoch: answer.epoch, lease: answer.lease }));
+        self.session.send_replace(Some(Session {
+            epoch: answer.epoch,
+            term: self.term,
+            lease: answer.lease,
+        }));
+        self.answered.send_replace(Some(sent));
         true
     }
 
     /// Says that the worker is alive. Returns whether it is (still) known.
     async fn say_alive(&mut self, lease: &Lease, sent: Instant) -> bool {
         let Some(session) = *self.session.borrow() else { return false };
-        let status = *self.status.borrow();
+        let status = self.status.borrow().clone();
         let message = Heartbeat {
             epoch: session.epoch,
             desired: status.desired,
             instances: status.instances,
             draining: status.draining,
+            shares: Some(status.shares),
+            cordon: self.cordon.borrow().clone(),
         };
         let subject = subjects::heartbeat(&self.registration.worker);
         let request = self.bus.request::<HeartbeatReply>(subject, &message);
@@ -193,8 +224,13 @@ impl Heart {
             debug!(term = reply.term, "heartbeat answered by a former leader");
             return true;
         }
-        self.term = reply.term;
+        if reply.term > self.term {
+            info!(term = reply.term, "another coordinator leads now");
+            self.term = reply.term;
+            self.session.send_replace(Some(Session { term: reply.term, ..session }));
+        }
         self.silence.answered(sent);
+        self.answered.send_replace(Some(sent));
         self.desired.send_replace(reply.desired);
         if reply.register {
             info!("the coordinator asks for a new registration");

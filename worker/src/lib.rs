@@ -8,6 +8,10 @@
 //! instance     how one instance ends (pure)
 //! logs events outputs images    what instances print, do, leave, and are made from
 //! reap         what an earlier life has left
+//! keep         disks, images, and what nothing explains any more
+//! trees        directories that instances have filled
+//! measure      what this host can do
+//! clean doctor card  what people ask of a worker besides running it
 //! parts        what all of this is wrapped around, and the seams
 //! sync         the gateway instances talk to, and the log behind it
 //! runtime      makes instances: `docker`, `netns`
@@ -25,15 +29,24 @@ pub mod parts;
 pub mod runtime;
 pub mod sync;
 
+pub mod card;
+pub mod clean;
+pub mod keep;
+pub mod measure;
+
+mod datasets;
 mod events;
 mod heartbeat;
 mod images;
 mod instance;
+pub mod keeper;
+mod kpis;
 mod logs;
 pub mod names;
 mod outputs;
 mod reap;
 mod report;
 mod supervisor;
+mod trees;
 
 pub use runtime::netns::spawner_main_if_asked;

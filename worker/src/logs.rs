@@ -3,27 +3,42 @@
 //! One task per stream reads the pipe, so that an instance never blocks on a full one: what goes past the
 //! cap, or does not fit on the disk, is counted and marked. Live lines go through one bounded channel per
 //! share to one publisher and are dropped under pressure; the file keeps them.
+//!
+//! What is kept goes from the pipe into the file in one step, by the kernel. So a worker that is killed in the middle
+//! has neither lost nor doubled a byte, and its next life goes on with the same pipe and the same file.
 
 use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::runtime::netns::sys::watch;
 use crate::sync::{LifecycleEvent, lifecycle};
 use groundswell_common::bus::Bus;
 use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::messages::LogLines;
 use groundswell_common::subjects;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::unix::pipe::Receiver;
+use nix::errno::Errno;
+use nix::fcntl::{SpliceFFlags, splice};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, trace};
 
 /// How much of one stream is kept when the run does not say.
 pub(crate) const DEFAULT_CAP: u64 = 64 << 20;
+/// How much is taken from a pipe at once.
+const CHUNK: usize = 16 << 10;
+/// How long a stream rests after each chunk that is not kept any more. Who prints without end is slowed down: the
+/// time it takes to throw that away is everyone's.
+const REST_PAST_CAP: Duration = Duration::from_millis(1);
+/// How much of a file's end is looked at for its last lines.
+const TAIL: u64 = 16 << 10;
 /// How many of the last lines go into an instance's end.
 const LAST_LINES: usize = 10;
 /// The longest line that is told live or remembered; files keep lines whole.
@@ -81,32 +96,60 @@ impl Stream {
     pub(crate) async fn pump(self, pipe: OwnedFd) -> Option<String> {
         let stream = if self.stderr { "stderr" } else { "stdout" };
         let what = format!("{stream} of instance {}", self.instance);
-        let mut spool = Spool::create(&self.file, self.cap).await;
-        let mut pipe = match Receiver::from_owned_fd(pipe) {
-            Ok(pipe) => pipe,
+        let watched = pipe.try_clone().and_then(|copy| Ok((watch(copy)?, pipe)));
+        let (readable, pipe) = match watched {
+            Ok(watched) => watched,
             Err(err) => return Some(format!("{what} cannot be read: {err}")),
         };
+        let spool = Spool::open(&self.file, self.cap);
         let longest = if self.said.is_some() { LONGEST_EVENT } else { LONGEST_LINE };
         let mut lines = Lines { open: Vec::new(), longest };
-        let mut buffer = vec![0_u8; 16 << 10];
-        loop {
-            let read = match pipe.read(&mut buffer).await {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(err) => {
-                    debug!(error = %err, instance = %self.instance, "log pipe broke");
-                    break;
-                }
-            };
-            spool.write(&buffer[..read]).await;
-            let whole = lines.feed(&buffer[..read]);
-            self.hear(&whole).await;
-            self.last_and_live(whole).await;
+        for line in lines.feed(&spool.tail()) {
+            self.last.push(&line[..line.floor_char_boundary(LONGEST_LINE)]);
         }
+        let drained = self.drain(&readable, Drain { pipe, spool }, &mut lines).await;
         let rest: Vec<String> = lines.finish().into_iter().collect();
         self.hear(&rest).await;
         self.last_and_live(rest).await;
-        spool.finish().await.map(|trouble| format!("{what} {trouble}"))
+        drained?.spool.finish().map(|trouble| format!("{what} {trouble}"))
+    }
+
+    /// Reads to the end.
+    async fn drain(
+        &self,
+        readable: &AsyncFd<OwnedFd>,
+        mut drain: Drain,
+        lines: &mut Lines,
+    ) -> Option<Drain> {
+        loop {
+            let mut ready = readable.readable().await.ok()?;
+            let taken;
+            // Files are written on threads for that.
+            (drain, taken) = spawn_blocking(move || {
+                let taken = drain.take();
+                (drain, taken)
+            })
+            .await
+            .ok()?;
+            let bytes = match taken {
+                Ok(bytes) if bytes.is_empty() => return Some(drain),
+                Ok(bytes) => bytes,
+                Err(Errno::EAGAIN) => {
+                    ready.clear_ready();
+                    continue;
+                }
+                Err(err) => {
+                    debug!(error = %err, instance = %self.instance, "log pipe broke");
+                    return Some(drain);
+                }
+            };
+            let whole = lines.feed(&bytes);
+            self.hear(&whole).await;
+            self.last_and_live(whole).await;
+            if drain.spool.is_full() {
+                sleep(REST_PAST_CAP).await;
+            }
+        }
     }
 
     async fn hear(&self, lines: &[String]) {
@@ -143,48 +186,118 @@ impl Stream {
     }
 }
 
+/// What instances have printed about themselves into a file, so far.
+pub(crate) fn printed(file: &Path) -> Vec<LifecycleEvent> {
+    let mut lines = Lines { open: Vec::new(), longest: LONGEST_EVENT };
+    let text = std::fs::read(file).unwrap_or_default();
+    lines.feed(&text).iter().filter_map(|line| lifecycle::printed(line)).collect()
+}
+
+/// A pipe, and the file that takes what is in it.
+struct Drain {
+    pipe: OwnedFd,
+    spool: Spool,
+}
+
+impl Drain {
+    /// Takes what there is. Nothing is the end.
+    fn take(&mut self) -> nix::Result<Vec<u8>> {
+        match self.spool.splice(&self.pipe) {
+            Err(Errno::EINVAL) => {}
+            done => return done,
+        }
+        let mut bytes = vec![0; CHUNK];
+        let read = nix::unistd::read(self.pipe.as_fd(), &mut bytes)?;
+        bytes.truncate(read);
+        self.spool.write(&bytes);
+        Ok(bytes)
+    }
+}
+
 /// A file that takes what fits and counts the rest.
 struct Spool {
-    file: Option<tokio::fs::File>,
-    left: u64,
+    file: Option<File>,
+    /// How much is in it.
+    kept: u64,
     cap: u64,
     lost: u64,
     trouble: Option<io::Error>,
 }
 
 impl Spool {
-    async fn create(path: &PathBuf, cap: u64) -> Self {
+    /// Goes on with a file that is there.
+    fn open(path: &Path, cap: u64) -> Self {
         let cap = if cap == 0 { DEFAULT_CAP } else { cap };
-        match tokio::fs::File::create(path).await {
-            Ok(file) => Self { file: Some(file), left: cap, cap, lost: 0, trouble: None },
-            Err(err) => Self { file: None, left: 0, cap, lost: 0, trouble: Some(err) },
+        let open =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
+        let (file, kept, trouble) = match open.and_then(|file| Ok((file.metadata()?.len(), file))) {
+            Ok((kept, file)) => (Some(file), kept, None),
+            Err(err) => (None, 0, Some(err)),
+        };
+        Self { file, kept, cap, lost: 0, trouble }
+    }
+
+    /// The end of what is in it: whole lines but for the last one, and nothing of one whose begin is not seen.
+    fn tail(&self) -> Vec<u8> {
+        let from = self.kept.saturating_sub(TAIL);
+        let mut bytes = vec![0; usize::try_from(self.kept - from).unwrap_or_default()];
+        let read = self.file.as_ref().map(|file| file.read_exact_at(&mut bytes, from));
+        if !matches!(read, Some(Ok(()))) {
+            return Vec::new();
+        }
+        let cut = bytes.iter().position(|byte| *byte == b'\n').filter(|_| from > 0);
+        cut.map_or(bytes.clone(), |cut| bytes[cut + 1..].to_vec())
+    }
+
+    /// Moves what is in the pipe into the file and returns it. `EINVAL` when that is not possible, for want of room
+    /// or because of what the file is.
+    fn splice(&mut self, pipe: &OwnedFd) -> nix::Result<Vec<u8>> {
+        let room = usize::try_from(self.cap.saturating_sub(self.kept)).unwrap_or(usize::MAX);
+        let file = self.file.as_ref().filter(|_| room > 0).ok_or(Errno::EINVAL)?;
+        let from = self.kept;
+        let mut to = nix::libc::loff_t::try_from(from).map_err(|_| Errno::EINVAL)?;
+        let (most, flags) = (room.min(CHUNK), SpliceFFlags::SPLICE_F_NONBLOCK);
+        let moved = match splice(pipe, None, file, Some(&mut to), most, flags) {
+            Err(errno) if !matches!(errno, Errno::EAGAIN | Errno::EINTR | Errno::EINVAL) => {
+                self.give_up(errno.into());
+                return Err(Errno::EINVAL);
+            }
+            done => done?,
+        };
+        let mut bytes = vec![0; moved];
+        self.kept += moved as u64;
+        match file.read_exact_at(&mut bytes, from) {
+            Ok(()) => Ok(bytes),
+            // It is kept, and only not told.
+            Err(_) => Ok(vec![b'\n'; moved]),
         }
     }
 
-    async fn write(&mut self, bytes: &[u8]) {
-        let fits = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
-        let Some(file) = self.file.as_mut().filter(|_| fits > 0) else {
+    fn is_full(&self) -> bool {
+        self.kept >= self.cap
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let left = self.cap.saturating_sub(self.kept);
+        let fits = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+        let Some(file) = self.file.as_ref().filter(|_| fits > 0) else {
             self.lost += bytes.len() as u64;
             return;
         };
-        if let Err(err) = file.write_all(&bytes[..fits]).await {
+        if let Err(err) = file.write_all_at(&bytes[..fits], self.kept) {
             self.lost += bytes.len() as u64;
-            self.trouble = Some(err);
-            self.file = None;
-            return;
+            return self.give_up(err);
         }
-        self.left -= fits as u64;
+        self.kept += fits as u64;
         self.lost += (bytes.len() - fits) as u64;
     }
 
-    async fn finish(mut self) -> Option<String> {
-        let flushed = match self.file.as_mut() {
-            Some(file) => file.flush().await,
-            None => Ok(()),
-        };
-        if let Err(err) = flushed {
-            self.trouble.get_or_insert(err);
-        }
+    fn give_up(&mut self, err: io::Error) {
+        self.trouble = Some(err);
+        self.file = None;
+    }
+
+    fn finish(self) -> Option<String> {
         if let Some(err) = self.trouble {
             return Some(format!("is not kept whole: {err}; {} bytes were lost", self.lost));
         }
@@ -193,9 +306,8 @@ impl Spool {
         }
         let text = format!("was cut after {} bytes; {} bytes were dropped", self.cap, self.lost);
         let marker = format!("\n[groundswell: this stream {text}]\n");
-        if let Some(file) = &mut self.file {
-            let _ = file.write_all(marker.as_bytes()).await;
-            let _ = file.flush().await;
+        if let Some(file) = &self.file {
+            let _ = file.write_all_at(marker.as_bytes(), self.kept);
         }
         Some(text)
     }
@@ -260,7 +372,6 @@ pub(crate) async fn publish(bus: Bus, run: RunId, mut live: mpsc::Receiver<LogLi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
     use std::io::Write as _;
 
     fn stream(file: PathBuf, cap: u64) -> (Stream, mpsc::Receiver<LogLines>) {
@@ -309,11 +420,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stream_goes_on_where_an_earlier_reader_was_interrupted() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("stdout.log");
+        std::fs::write(&file, "one\ntwo\nthr").unwrap();
+        let (reader, mut writer) = pipe();
+        writer.write_all(b"ee\nfour\n").unwrap();
+        drop(writer);
+        let (stream, mut live) = stream(file.clone(), 0);
+        let last = stream.last.clone();
+        assert_eq!(stream.pump(reader).await, None);
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "one\ntwo\nthree\nfour\n");
+        assert_eq!(last.get(), ["one", "two", "three", "four"]);
+        assert_eq!(live.recv().await.expect("told").lines, ["three", "four"]);
+    }
+
+    #[tokio::test]
     async fn a_flood_ends_at_the_cap_with_a_marker_and_never_blocks_the_writer() {
         let dir = tempfile::tempdir().unwrap();
         let (reader, mut writer) = pipe();
         let (stream, live) = stream(dir.path().join("stdout.log"), 1000);
-        let flood = tokio::task::spawn_blocking(move || writer.write_all(&vec![b'x'; 1 << 20]));
+        let flood = spawn_blocking(move || writer.write_all(&vec![b'x'; 1 << 20]));
         let trouble = stream.pump(reader).await.expect("it was cut");
         flood.await.unwrap().unwrap();
         drop(live);

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use groundswell_common::ids::InstanceId;
 use groundswell_common::outputs::IndexEntry;
+use groundswell_common::quotas::Quotas;
 use nix::dir::Dir;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
@@ -20,9 +21,6 @@ use sha2::{Digest as _, Sha256};
 
 /// A pack that has reached this size is closed.
 const PACK_BYTES: u64 = 256 << 20;
-/// What one instance may leave, in files and in bytes.
-const FILES_PER_INSTANCE: usize = 10_000;
-const BYTES_PER_INSTANCE: u64 = 1 << 30;
 /// How deep directories are followed.
 const DEPTH: usize = 32;
 /// How many files that were left out are named.
@@ -60,10 +58,16 @@ pub(crate) struct Packed {
 ///
 /// # Errors
 /// When a pack cannot be written. What cannot be *read* is left out and told.
-pub(crate) fn pack(sources: &[Source], directory: &Path, prefix: &str) -> io::Result<Packed> {
+pub(crate) fn pack(
+    sources: &[Source],
+    directory: &Path,
+    prefix: &str,
+    quotas: Quotas,
+) -> io::Result<Packed> {
     let mut packer = Packer {
         directory,
         prefix,
+        quotas,
         open: None,
         packed: Packed::default(),
         left_out: BTreeMap::new(),
@@ -77,6 +81,7 @@ pub(crate) fn pack(sources: &[Source], directory: &Path, prefix: &str) -> io::Re
 struct Packer<'a> {
     directory: &'a Path,
     prefix: &'a str,
+    quotas: Quotas,
     open: Option<OpenPack>,
     packed: Packed,
     left_out: BTreeMap<String, u64>,
@@ -90,7 +95,7 @@ struct OpenPack {
 
 /// What one instance may still leave.
 struct Allowance {
-    files: usize,
+    files: u64,
     bytes: u64,
 }
 
@@ -106,7 +111,8 @@ impl Packer<'_> {
         else {
             return Ok(());
         };
-        let mut allowance = Allowance { files: FILES_PER_INSTANCE, bytes: BYTES_PER_INSTANCE };
+        let Quotas { outputs_files: files, outputs_bytes: bytes, .. } = self.quotas;
+        let mut allowance = Allowance { files, bytes };
         self.walk(source, root, "", 0, &mut allowance)
     }
 
@@ -304,7 +310,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sources = [source(dir.path(), 0), source(dir.path(), 1)];
         std::fs::write(dir.path().join("1/outputs/deep/data"), vec![7_u8; 100_000]).unwrap();
-        let packed = pack(&sources, dir.path(), "runs/x").unwrap();
+        let packed = pack(&sources, dir.path(), "runs/x", Quotas::default()).unwrap();
         assert_eq!(packed.skipped, [""; 0]);
         let url = format!("file://{}", dir.path().join("store").display());
         let objects = Objects::open(&ObjectsConfig { url, ..ObjectsConfig::default() }).unwrap();
@@ -333,9 +339,25 @@ mod tests {
         std::fs::write(outputs.join("new\nline"), "x").unwrap();
         std::fs::write(outputs.join("stdout.log"), "forged").unwrap();
         std::fs::write(outputs.join("good"), "x").unwrap();
-        let packed = pack(&sources, dir.path(), "runs/x").unwrap();
+        let packed = pack(&sources, dir.path(), "runs/x", Quotas::default()).unwrap();
         let names: Vec<_> = packed.files.iter().map(|entry| entry.path.as_str()).collect();
         assert_eq!(names, ["stdout.log", "good"]);
         assert_eq!(packed.skipped.len(), 6, "{:?}", packed.skipped);
+    }
+
+    #[test]
+    fn what_is_over_the_quota_is_left_out_and_what_fits_is_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let sources = [source(dir.path(), 0)];
+        let outputs = dir.path().join("0/outputs");
+        for name in ["a", "c", "d", "e"] {
+            std::fs::write(outputs.join(name), "12345").unwrap();
+        }
+        File::create(outputs.join("b")).unwrap().set_len(1 << 40).unwrap();
+        let quotas = Quotas { outputs_files: 3, outputs_bytes: 100, ..Quotas::default() };
+        let packed = pack(&sources, dir.path(), "runs/x", quotas).unwrap();
+        let names: Vec<_> = packed.files.iter().map(|entry| entry.path.as_str()).collect();
+        assert_eq!(names, ["stdout.log", "a", "c", "d"]);
+        assert_eq!(packed.skipped, ["`all/0/b` is too large", "`all/0/e` is one too many"]);
     }
 }

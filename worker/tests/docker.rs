@@ -133,12 +133,15 @@ impl Bench {
             hostname: format!("i{instance}-test"),
             outputs: directory("outputs"),
             temp: directory("temp"),
+            datasets: Vec::new(),
             hosts: BTreeMap::from([("testground-sync-service".to_owned(), Ipv4Addr::LOCALHOST)]),
             resources: Resources::default(),
             ulimits: Vec::new(),
             wire: WireSpec { address: ADDRESS, prefix: 16, mtu: 1500, data_path: DataPath::Switch },
             behind: None,
             keep: false,
+            read_only_root: false,
+            again: false,
         }
     }
 
@@ -369,6 +372,13 @@ async fn limits_hold() {
     assert!(stdout.contains("CapEff:\t00000000000004eb"), "{stdout}");
     assert!(stdout.contains("NoNewPrivs:\t1"), "{stdout}");
     assert!(stdout.ends_with("52\n"), "{stdout}");
+    let script = "busybox cat /proc/self/oom_score_adj; busybox cat /sys/fs/cgroup/pids/pids.max \
+                  || busybox cat /sys/fs/cgroup/pids.max; for where in /x /bin/x /tmp/x /outputs/x \
+                  /temp/x; do echo x > $where && echo $where; done";
+    let mut spec = bench.spec(&image, 2, &["sh", "-c", script]);
+    spec.read_only_root = true;
+    let (stdout, _) = finish(bench.runtime.create(spec).await.expect("created")).await;
+    assert_eq!(stdout, "500\n4098\n/tmp/x\n/outputs/x\n/temp/x\n");
     let mut spec = bench.spec(&image, 1, &["sh"]);
     spec.resources.memory_bytes = Some(1024);
     let refused = bench.runtime.create(spec).await.map(drop);
@@ -523,5 +533,38 @@ async fn twenty_containers_are_created_at_once() {
         let (_, exit) = finish(created).await;
         assert_eq!(exit.code, Some(0));
     }
+    bench.close().await;
+}
+
+#[tokio::test]
+async fn a_container_that_was_killed_starts_again_with_its_files_and_output() {
+    let bench = Bench::new().await;
+    let image = bench.busybox(&[]).await;
+    let script = "echo life $GROUNDSWELL_INCARNATION; cat /x 2>/dev/null; echo kept >> /x; \
+        echo x > /outputs/written; exec sleep 1000";
+    let mut spec = bench.spec(&image, 0, &["/bin/sh", "-c", script]);
+    let written = spec.outputs.join("written");
+    spec.again = true;
+    spec.env.insert("GROUNDSWELL_INCARNATION".to_owned(), "0".to_owned());
+    let created = bench.runtime.create(spec).await.expect("created");
+    let lives = async {
+        let instance = &created.instance;
+        instance.start().await.expect("started");
+        for life in 1..=2 {
+            until("it runs", || async { written.exists() }).await;
+            fs::remove_file(&written).expect("there");
+            instance.pause().await;
+            instance.kill().await;
+            assert_eq!(instance.wait().await.signal, Some(9));
+            instance.again(life).await.expect("again");
+        }
+        until("it runs", || async { written.exists() }).await;
+        instance.terminate().await;
+        assert_eq!(instance.wait().await.signal, Some(15));
+        instance.part().await;
+    };
+    let ((), stdout) = tokio::join!(lives, text_of(created.stdout));
+    assert_eq!(stdout, "life 0\nlife 1\nkept\nlife 2\nkept\nkept\n");
+    created.instance.remove().await.expect("removed");
     bench.close().await;
 }

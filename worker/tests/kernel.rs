@@ -289,6 +289,55 @@ async fn what_was_counted_is_reported_and_no_better_than_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_rules_have_shaped_is_reported_when_they_are_gone() {
+    let net = Net::new(DataPath::Kernel, 2).await;
+    let rules = vec![rule("16.0.0.3/32", rate(5_000_000))];
+    net.configure(0, &NetworkConfig { rules, ..config(rate(1_000_000)) }).await;
+    one_train(&net.sockets[0], at(1), &net.sockets[1]);
+    net.configure(0, &config(rate(2_000_000))).await;
+    let report = net.network.report(&net.run).await.expect("open");
+    let of =
+        |shape| report.lanes.iter().find(|lane| lane.shape == Some(shape)).map(|lane| lane.packets);
+    assert_eq!(of(rate(5_000_000)), Some(60), "{report:?}");
+}
+
+/// Duplication, as an access link has it.
+fn doubling() -> AccessLink {
+    let sends = LinkShape { duplicate_pct: 50.0, ..LinkShape::default() };
+    AccessLink { sends, ..AccessLink::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_that_does_not_go_with_rules_is_refused_and_changes_nothing() {
+    let net = Net::new(DataPath::Kernel, 2).await;
+    let rules = vec![rule("16.0.0.3/32", rate(1_000_000))];
+    net.configure(0, &NetworkConfig { rules, ..config(LinkShape::default()) }).await;
+    let plan = NetworkPlan { classes: vec![AccessLink::default()], ..NetworkPlan::default() };
+    let links = Links::new(&plan, [2]);
+    let change = Action::Access { classes: vec![0], link: doubling() };
+    let refused = net.network.relink(&net.run, Arc::new(links.after(&change))).await;
+    let said = refused.expect_err("refused").to_string();
+    assert!(said.contains("duplicate packets on a link that has rules"), "{said}");
+    let took = train(&net.sockets[0], at(1), &net.sockets[1]);
+    assert!((MS * 440..MS * 560).contains(&took), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs sch_netem: deploy/dev/emulated.sh"]
+async fn packets_are_doubled_once_rules_with_shapes_are_gone() {
+    let net = Net::new(DataPath::Kernel, 2).await;
+    let rules = vec![rule("16.0.0.3/32", rate(1_000_000)), rule("16.0.0.4/32", rate(1_000))];
+    net.configure(0, &NetworkConfig { rules, ..config(LinkShape::default()) }).await;
+    hears(&net.sockets[0], at(1), &net.sockets[1]);
+    net.configure(0, &config(doubling().sends)).await;
+    hears(&net.sockets[0], at(1), &net.sockets[1]);
+    // And the other way around.
+    let rules = vec![rule("16.0.0.3/32", rate(1_000_000))];
+    net.configure(0, &NetworkConfig { rules, ..config(LinkShape::default()) }).await;
+    hears(&net.sockets[0], at(1), &net.sockets[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_it_cannot_do_is_refused_with_the_alternative() {
     let net = Net::new(DataPath::Kernel, 1).await;
     let delay = LinkShape { latency: MS * 5, ..LinkShape::default() };
@@ -300,7 +349,7 @@ async fn what_it_cannot_do_is_refused_with_the_alternative() {
     let said = net.network.check(&plan).await.expect_err("refused").to_string();
     assert!(said.contains("shape the paths between groups"), "{said}");
     let (key, attempt) = (1, Attempt::FIRST);
-    let others = Others { key, attempt, workers: Vec::new(), seal: None };
+    let others = Others { key, attempt, workers: Vec::new(), seal: None, again: None };
     let said = net.network.connect(&net.run, others).await.expect_err("refused").to_string();
     assert!(said.contains("connect several workers"), "{said}");
     // Kernels differ in this.

@@ -3,8 +3,10 @@
 #[expect(dead_code, reason = "other tests need more of it")]
 mod host;
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,9 @@ use groundswell_common::network::{Action, NetworkPlan};
 use groundswell_worker::network::counters::Fate;
 use groundswell_worker::network::links::Links;
 use groundswell_worker::network::switch::Switch;
+use groundswell_worker::network::wire::set_link;
 use groundswell_worker::network::{Attachment, Network as _};
+use groundswell_worker::runtime::LinkState;
 use host::{Host, ping};
 use nix::libc;
 use tokio::time::Instant;
@@ -230,13 +234,39 @@ async fn a_download_is_shared_by_all_who_send() {
     assert!((MS * 360..MS * 450).contains(&took), "{took:?}");
 }
 
+#[test]
+fn an_interface_that_is_taken_down_and_up_is_as_before() {
+    let (host, wired) = Host::wired(at(0));
+    let look = || (host.enter(flags), host.enter(routes));
+    let before = look();
+    assert!(before.0 & libc::IFF_MULTICAST != 0 && before.0 & libc::IFF_NOARP != 0);
+    assert_eq!(before.1.len(), 2, "the subnet and the groups: {:?}", before.1);
+    for up in [false, true] {
+        let state = LinkState { up, address: at(0), prefix: 16 };
+        set_link(wired.control.as_fd(), state).expect("set");
+        assert_eq!(look().0 & libc::IFF_UP != 0, up);
+    }
+    assert_eq!(look(), before);
+}
+
+/// The destinations of all IPv4 routes of this thread's namespace, as the kernel writes them.
+fn routes() -> BTreeSet<String> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/route").expect("the table");
+    let destination = |line: &str| line.split('\t').nth(1).map(str::to_owned);
+    table.lines().skip(1).filter_map(destination).collect()
+}
+
 /// Whether the data interface of this thread's namespace has a carrier.
-#[expect(unsafe_code, reason = "the flags are in a union")]
 fn is_running() -> bool {
+    flags() & libc::IFF_RUNNING != 0
+}
+
+/// The flags of the data interface of this thread's namespace.
+#[expect(unsafe_code, reason = "the flags are in a union")]
+fn flags() -> libc::c_int {
     let control = UdpSocket::bind("0.0.0.0:0").expect("a socket");
     let mut request = host::request();
     host::ioctl(&control, libc::SIOCGIFFLAGS, &mut request);
     // SAFETY: SIOCGIFFLAGS has just filled in the flags.
-    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
-    flags & libc::IFF_RUNNING != 0
+    i32::from(unsafe { request.ifr_ifru.ifru_flags })
 }

@@ -19,7 +19,7 @@ use groundswell_common::network::{DataPath, NetworkPlan};
 use groundswell_worker::names::directory::Directory;
 use groundswell_worker::names::{Known, Names};
 use groundswell_worker::network::switch::Switch;
-use groundswell_worker::network::wire::{NAMES_ADDRESS, WireSpec, wire_in};
+use groundswell_worker::network::wire::{NAMES_ADDRESS, WireSpec, wire_in, wire_member_in};
 use groundswell_worker::network::{Attachment, Network};
 use host::Host;
 use simple_dns::rdata::RData;
@@ -37,6 +37,7 @@ struct Stage {
     assignment: Assignment,
     instance: Host,
     upstream: UdpSocket,
+    names: Names,
     end: CancellationToken,
     tasks: TaskTracker,
 }
@@ -73,7 +74,7 @@ impl Stage {
         let (names, serving) = Names::new(known, end.clone()).expect("an epoll");
         tasks.spawn(serving);
         names.serve(InstanceId(0), wired.names).await;
-        Self { switch, assignment, instance, upstream, end, tasks }
+        Self { switch, assignment, instance, upstream, names, end, tasks }
     }
 
     async fn configure(&self, ipv4: Option<Ipv4Addr>, routing_policy: RoutingPolicy) {
@@ -90,7 +91,11 @@ impl Stage {
     }
 
     fn socket(&self) -> UdpSocket {
-        let socket = self.instance.enter(|| UdpSocket::bind("127.0.0.1:0").expect("bound"));
+        Self::socket_of(&self.instance)
+    }
+
+    fn socket_of(instance: &Host) -> UdpSocket {
+        let socket = instance.enter(|| UdpSocket::bind("127.0.0.1:0").expect("bound"));
         socket.set_read_timeout(Some(LIMIT)).expect("a limit");
         socket.connect((NAMES_ADDRESS, 53)).expect("connected");
         socket
@@ -98,7 +103,10 @@ impl Stage {
 
     /// Asks in a datagram.
     fn ask(&self, name: &str, kind: TYPE) -> (RCODE, Vec<Ipv4Addr>, bool) {
-        let socket = self.socket();
+        Self::ask_by(&self.socket(), name, kind)
+    }
+
+    fn ask_by(socket: &UdpSocket, name: &str, kind: TYPE) -> (RCODE, Vec<Ipv4Addr>, bool) {
         socket.send(&question(name, kind)).expect("sent");
         let mut answer = [0; 2048];
         let length = socket.recv(&mut answer).expect("answered");
@@ -152,6 +160,7 @@ fn assignment() -> Assignment {
         env: BTreeMap::new(),
         resources: Resources::default(),
         egress: Default::default(),
+        datasets: Vec::new(),
     };
     Assignment {
         run: RunId::new(1),
@@ -215,6 +224,23 @@ async fn other_names_are_asked_elsewhere_only_for_who_may_reach_the_internet() {
     assert_eq!(&buffer[..length], &reply);
     stage.configure(None, RoutingPolicy::DenyAll).await;
     assert_eq!(stage.ask("example.org", TYPE::A), nobody);
+    stage.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_instances_behind_one_nat_are_answered() {
+    let stage = Stage::new().await;
+    let first = stage.assignment.address(InstanceId(0));
+    // The others have no address of their own, and are known by the first one's number.
+    let others = [Host::bare(), Host::bare()];
+    for other in &others {
+        let wired = wire_member_in(other.namespace.as_fd()).expect("wired");
+        stage.names.serve(InstanceId(0), wired.names).await;
+    }
+    for instance in [&stage.instance, &others[0], &others[1]] {
+        let socket = Stage::socket_of(instance);
+        assert_eq!(Stage::ask_by(&socket, "one", TYPE::A), (RCODE::NoError, vec![first], false));
+    }
     stage.finish().await;
 }
 

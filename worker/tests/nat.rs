@@ -3,8 +3,12 @@
 //! What a NAT does is found out from outside, by the tests of RFC 5780: three endpoints of two servers see
 //! where a member's packets come from, and try to reach it there.
 
+#[path = "nat/changes.rs"]
+mod changes;
 #[expect(dead_code, reason = "other tests need more of it")]
 mod host;
+#[path = "nat/six.rs"]
+mod six;
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -17,7 +21,7 @@ use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::nat::{NatLayer, NatPlan};
 use groundswell_common::network::DataPath;
 use groundswell_worker::network::nat::{
-    NatError, NatKind, NatSpec, PortForward, Router, SpecRefused, Transport, Tree, TreeSpec,
+    NatError, NatKind, NatSpec, PortForward, Routed, Router, SpecRefused, Transport, Tree, TreeSpec,
 };
 use groundswell_worker::network::switch::Switch;
 use groundswell_worker::network::wire::WireSpec;
@@ -69,7 +73,7 @@ impl Wan {
 
     async fn router(&mut self, spec: NatSpec, last: u8) -> Router {
         let outside = Ipv4Net::new(at(last), 16).expect("a network");
-        let (router, device) = Router::new(spec, outside, MTU).expect("a router");
+        let (router, device) = Router::new(spec, Routed::new(), outside, MTU).expect("a router");
         self.attach(at(last), device).await;
         router
     }
@@ -255,7 +259,8 @@ async fn two_nats_in_a_row_are_the_stricter_of_both() {
         let carrier = wan.router(carrier, last).await;
         for (customer, inner) in (2..).zip(NatKind::ALL) {
             let address = Ipv4Addr::new(100, 64, 0, customer);
-            let router = Router::behind(&carrier, home(inner), address).expect("a customer");
+            let router = Router::behind(&carrier, home(inner), Routed::new(), address);
+            let router = router.expect("a customer");
             let host = member(&router, 2);
             let case = format!("{inner:?} behind {outer:?}");
             let strict = [mapping_of(inner), mapping_of(outer)].contains(&Mapping::Dependent);
@@ -434,6 +439,24 @@ async fn a_forwarded_port_lets_everybody_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_port_is_its_members_whoever_speaks_first() {
+    let mut wan = Wan::new().await;
+    let servers = wan.servers().await;
+    let kinds = NatKind::ALL.into_iter().filter(|kind| kind.maps_independent_of_endpoint());
+    for (last, kind) in (20..).zip(kinds) {
+        let to = SocketAddrV4::new(inner(2), INNER);
+        let forwards = vec![PortForward { transport: Transport::Udp, port: INNER + 1, to }];
+        let router = wan.router(NatSpec { forwards, ..home(kind) }, last).await;
+        let (host, neighbour) = (member(&router, 2), member(&router, 3));
+        // The neighbour has the port inside that is forwarded outside.
+        let other = servers.sees(0, &udp(&neighbour, INNER + 1));
+        let outside = SocketAddr::from((at(last), INNER + 1));
+        assert_ne!(other, outside, "{kind:?}");
+        assert_eq!(servers.sees(0, &udp(&host, INNER)), outside, "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rebinding_forgets_every_mapping() {
     let mut wan = Wan::new().await;
     let servers = wan.servers().await;
@@ -453,24 +476,6 @@ async fn rebinding_forgets_every_mapping() {
             assert_eq!(receive(&socket), b"there you are", "{kind:?}");
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_router_takes_another_address() {
-    let mut wan = Wan::new().await;
-    let servers = wan.servers().await;
-    let mut router = wan.router(home(NatKind::PortRestricted), 20).await;
-    let socket = udp(&member(&router, 2), INNER);
-    assert_eq!(servers.sees(0, &socket).ip(), at(20));
-    router.readdress(at(21)).expect("readdressed");
-    let last = InstanceId(wan.attached - 1);
-    wan.switch.readdress(&wan.run, last, at(21)).await.expect("readdressed");
-    let taken = wan.switch.readdress(&wan.run, last, at(10)).await;
-    assert!(taken.is_err_and(|err| err.to_string().contains("taken")));
-    let seen = servers.sees(0, &socket);
-    assert_eq!(seen.ip(), at(21));
-    servers.sockets[0].send_to(b"moved", seen).expect("sent");
-    assert_eq!(receive(&socket), b"moved");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -570,11 +575,21 @@ async fn a_router_goes_with_its_holders() {
 
 #[test]
 fn nats_work_inside_a_user_namespace() {
+    inside_a_user_namespace("each_kind_maps_and_filters_as_it_is_defined");
+}
+
+#[test]
+fn firewalls_work_inside_a_user_namespace() {
+    inside_a_user_namespace("six::a_firewall_lets_answers_in_and_nothing_else");
+}
+
+/// Runs a test again, without root.
+fn inside_a_user_namespace(test: &str) {
     let tests = std::env::current_exe().expect("the tests");
     let done = Command::new("unshare")
         .args(["--user", "--map-root-user", "--net", "--"])
         .arg(tests)
-        .args(["--exact", "each_kind_maps_and_filters_as_it_is_defined", "--test-threads=1"])
+        .args(["--exact", test, "--test-threads=1"])
         .output()
         .expect("util-linux is installed");
     let said = String::from_utf8_lossy(&done.stdout);

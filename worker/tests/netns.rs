@@ -13,8 +13,11 @@ use std::time::Duration;
 
 use common_netns::{Rig, docker_image, leftovers, output, processes_with, wait_until};
 use groundswell_common::ids::WorkerId;
+use groundswell_common::nat::NatKind;
 use groundswell_worker::network::nat::TreeSpec;
-use groundswell_worker::runtime::{Behind, LinkState, Runtime, RuntimeError};
+use groundswell_worker::network::wire::SYNC_PORT;
+use groundswell_worker::runtime::{Behind, Created, LinkState, Runtime, RuntimeError};
+use tokio::net::TcpSocket;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -55,7 +58,8 @@ async fn an_instance_sees_its_own_things_and_nothing_private_of_the_host() {
     let script = "hostname; cat /etc/hosts; pwd; ./run.sh; \
         touch /x /usr/x /plan/x && echo writable; echo x > /proc/sys/kernel/panic && echo settings; \
         touch /tmp/x /temp/x /dev/shm/x && echo scratch; ls /home /root /run; \
-        ls -d /etc/shadow /var/lib /sys; grep -E 'NoNewPrivs|CapBnd|SigBlk|SigIgn' /proc/self/status; \
+        ls -d /etc/shadow /var/lib /sys; grep -E 'NoNewPrivs|Seccomp:|CapBnd|SigBlk|SigIgn' /proc/self/status; \
+        cat /proc/self/oom_score_adj; unshare -U true || echo no namespaces; \
         ulimit -c; ulimit -n; echo pid $$ of $(ls -d /proc/[0-9]* | wc -l)";
     let mut spec = rig.spec(3, script);
     spec.hosts.insert("testground-sync-service".to_owned(), Ipv4Addr::LOCALHOST);
@@ -68,6 +72,8 @@ async fn an_instance_sees_its_own_things_and_nothing_private_of_the_host() {
         "\n/plan\nran\n",
         "\nscratch\n/home:\n\n/root:\n\n/run:\n",
         "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "\n500\nno namespaces\n",
         "CapBnd:\t00000000000004fb",
         "SigBlk:\t0000000000000000",
         "SigIgn:\t0000000000000000",
@@ -280,9 +286,24 @@ async fn a_docker_image_runs_without_docker_and_keeps_nothing_it_writes() {
         let mut spec = rig.spec(number, "");
         spec.image = image.clone();
         let (exit, text, errors) = rig.run(spec).await;
-        let expected = "/work\n1\nx\n1234\n/bin /dev /etc /outputs /proc /temp /tmp /work\n";
+        let expected =
+            "/srv\n1\nx\n1234\n/bin /datasets /dev /etc /outputs /proc /srv /temp /tmp\n";
         assert_eq!(text, expected, "{exit} {errors}");
     }
+}
+
+#[tokio::test]
+async fn a_docker_image_is_read_only_on_request() {
+    let rig = Rig::new().await;
+    let mut spec = rig.spec(0, "");
+    spec.image = docker_image(&rig).await;
+    let script = "for where in /srv/x /bin/x /tmp/x; do \
+                  echo x > $where && echo $where; done";
+    spec.image.command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    spec.read_only_root = true;
+    let (_, text, errors) = rig.run(spec).await;
+    assert_eq!(text, "/tmp/x\n", "{errors}");
+    assert!(errors.contains("ead-only file system"), "{errors}");
 }
 
 /// Where a test that runs this executable again, as another process, tells it where to work.
@@ -333,8 +354,8 @@ async fn a_worker_killed_by_kill_9_leaves_nothing() {
     process.kill().unwrap();
     process.wait().unwrap();
     wait_until(LIMIT, || leftovers(dir.path(), &worker).is_empty()).await;
-    let left: Vec<u32> = inside.into_iter().filter(is_in).collect();
-    assert!(left.is_empty(), "{left:?}");
+    // The one that cleans up is itself in a namespace of its own, and ends after all others.
+    wait_until(LIMIT, || !inside.iter().any(is_in)).await;
 }
 
 fn namespaces(pid: u32) -> Vec<PathBuf> {
@@ -364,6 +385,8 @@ async fn send_through_a_nat(rig: &Rig) {
         assert!(packet.ends_with(b"ping\n"));
     }
     nat.rebind().await.unwrap();
+    nat.become_kind(Some(NatKind::Symmetric)).await.unwrap();
+    nat.become_kind(None).await.unwrap();
     nat.readdress(Ipv4Addr::new(16, 0, 0, 3)).await.unwrap();
     nat.close().await;
 }
@@ -375,6 +398,28 @@ async fn instances_share_a_nat_and_nothing_of_it_is_left() {
     // One that nobody closes goes with the runtime.
     std::mem::forget(rig.runtime.make_nat(TreeSpec::trial()).await.unwrap());
     assert_eq!(rig.close(), Vec::<String>::new());
+}
+
+/// Connects to what listens inside an instance, from outside.
+async fn dial(created: &Created) {
+    let socket = TcpSocket::from_std_stream(created.instance.socket().await.unwrap().into());
+    let stream = socket.connect((Ipv4Addr::LOCALHOST, SYNC_PORT).into()).await.unwrap();
+    let listener = std::net::TcpListener::from(created.wired.sync.try_clone().unwrap());
+    assert_eq!(listener.accept().unwrap().1, stream.local_addr().unwrap());
+}
+
+#[tokio::test]
+async fn a_socket_of_an_instance_reaches_what_listens_inside() {
+    let rig = Rig::new().await;
+    let created = rig.runtime.create(rig.spec(0, "true")).await.unwrap();
+    dial(&created).await;
+    // Both answers come, each to its own request.
+    let link = LinkState { up: true, address: Ipv4Addr::new(16, 0, 7, 7), prefix: 16 };
+    let (set, made) = tokio::join!(created.instance.set_link(link), created.instance.socket());
+    set.unwrap();
+    drop(made.unwrap());
+    created.instance.remove().await.unwrap();
+    assert!(created.instance.socket().await.is_err());
 }
 
 fn all_processes() -> Vec<u32> {
@@ -393,6 +438,7 @@ async fn a_user_without_root() {
     let created = rig.runtime.create(spec).await.unwrap();
     let link = LinkState { up: true, address: Ipv4Addr::new(16, 0, 7, 7), prefix: 16 };
     created.instance.set_link(link).await.unwrap();
+    dial(&created).await;
     created.instance.start().await.unwrap();
     assert_eq!(created.instance.wait().await.code, Some(1));
     let text = output(created.stdout).await;
@@ -435,4 +481,77 @@ fn reachable(executable: &Path, dir: &Path) -> PathBuf {
     std::fs::copy(executable, &copy).unwrap();
     std::fs::copy(env!("CARGO_BIN_EXE_worker"), dir.join("worker")).unwrap();
     copy
+}
+
+#[tokio::test]
+async fn an_instance_that_was_killed_starts_again_with_its_files_network_and_output() {
+    let rig = Rig::new().await;
+    let script = "echo life $GROUNDSWELL_INCARNATION; cat /tmp/x /outputs/x 2>/dev/null; \
+        echo scratch >> /tmp/x; echo kept >> /outputs/x; readlink /proc/self/ns/net >> /temp/net; \
+        sleep 1000 & sleep 1000";
+    let mut spec = rig.spec(0, script);
+    let temp = spec.temp.clone();
+    spec.again = true;
+    spec.env.insert("GROUNDSWELL_INCARNATION".to_owned(), "0".to_owned());
+    let mut created = rig.runtime.create(spec).await.unwrap();
+    let instance = &created.instance;
+    let refused = instance.again(1).await.expect_err("it has not ended").to_string();
+    assert_eq!(refused, "the instance cannot be started again");
+    instance.start().await.unwrap();
+    rig.expect_line(&mut created.stdout, "life 0").await;
+    // What it writes comes after the line.
+    let networks = || std::fs::read_to_string(temp.join("net")).unwrap_or_default();
+    wait_until(LIMIT, || networks().ends_with('\n')).await;
+    instance.kill().await;
+    assert_eq!(instance.wait().await.signal, Some(9));
+    instance.again(1).await.unwrap();
+    rig.expect_line(&mut created.stdout, "kept").await;
+    wait_until(LIMIT, || networks().lines().count() == 2).await;
+    instance.terminate().await;
+    assert_eq!(instance.wait().await.signal, Some(15), "the end of this life, not of the last one");
+    let networks = networks();
+    let (first, second) = networks.trim_end().split_once('\n').expect("two lives");
+    assert_eq!(first, second);
+    // The pipe ends with the instance only once nobody can start it again.
+    instance.part().await;
+    assert_eq!(output(created.stdout).await, "");
+    assert!(instance.again(2).await.is_err());
+    created.instance.remove().await.unwrap();
+    assert_eq!(rig.cgroup_leaves(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_instance_that_is_paused_stands_still_with_all_its_processes() {
+    let rig = Rig::new().await;
+    let mark = format!("paused {}", rig.mark());
+    let count = "n=0; while :; do n=$((n+1)); echo $n > /outputs/$1; sleep 0.01; done";
+    let script = format!("bash -c '{count}' '{mark}' child & bash -c '{count}' '{mark}' other");
+    let spec = rig.spec(0, &script);
+    let outputs = spec.outputs.clone();
+    let created = rig.runtime.create(spec).await.unwrap();
+    created.instance.start().await.unwrap();
+    let count = |name| std::fs::read_to_string(outputs.join(name)).unwrap_or_default();
+    let counts = || ["child", "other"].map(|name| count(name).trim().parse::<u32>().unwrap_or(0));
+    wait_until(LIMIT, || counts().iter().all(|count| *count > 0)).await;
+    created.instance.pause().await;
+    let state = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+    };
+    let all = |wanted| {
+        let states: Vec<_> = processes_with(&mark).into_iter().map(state).collect();
+        states.len() >= 2 && states.iter().all(|state| *state == Some(wanted))
+    };
+    wait_until(LIMIT, || all('T')).await;
+    let before = counts();
+    // Thirty rounds of what they do while they run.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(counts(), before);
+    created.instance.resume().await;
+    wait_until(LIMIT, || counts().iter().zip(before).all(|(now, then)| *now > then)).await;
+    created.instance.pause().await;
+    wait_until(LIMIT, || all('T')).await;
+    created.instance.kill().await;
+    assert_eq!(created.instance.wait().await.signal, Some(9), "also one that stands still");
+    created.instance.remove().await.unwrap();
 }

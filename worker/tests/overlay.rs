@@ -18,6 +18,7 @@ use groundswell_common::network::{NetworkPlan, OverlaySecret};
 use groundswell_worker::network::counters::Fate;
 use groundswell_worker::network::links::Links;
 use groundswell_worker::network::overlay::{Others, SealSpec, UnderlayCounts};
+use groundswell_worker::network::probe::{Message, PROBE_PORT};
 use groundswell_worker::network::switch::Switch;
 use groundswell_worker::network::{Attachment, Move, Network as _};
 use host::{Host, ping};
@@ -69,7 +70,7 @@ impl Worker {
             |instance: u8| BTreeMap::from([(InstanceId(u32::from(instance)), at(instance + 2))]);
         let seal = secret.map(|secret| SealSpec { secret, sender: self.instance.0 });
         let workers = others.iter().map(|(overlay, one)| (*overlay, theirs(*one))).collect();
-        let others = Others { key: KEY, attempt: Attempt::FIRST, workers, seal };
+        let others = Others { key: KEY, attempt: Attempt::FIRST, workers, seal, again: None };
         self.switch.connect(&self.run, others).await.expect("connected");
     }
 
@@ -561,15 +562,29 @@ async fn a_stream_arrives_whole_on_another_worker() {
 async fn what_probes_is_numbered_apart_from_what_an_instance_sends() {
     let pair = Pair::new(1).await;
     let (one, two) = (pair.one.udp(), pair.two.udp());
+    let probing = |worker: &Worker| {
+        let socket = worker.host.enter(|| UdpSocket::bind(("0.0.0.0", PROBE_PORT)).expect("bound"));
+        setsockopt(&socket, sockopt::Ipv4Tos, &0xfc).expect("set");
+        socket.set_read_timeout(Some(LIMIT)).expect("a limit");
+        socket
+    };
+    let (asks, answers) = (probing(&pair.one), probing(&pair.two));
+    let zero = Duration::ZERO;
+    let probe =
+        Message { answer: false, number: 1, from: 0, to: 1, asked: zero, held: zero, back: None };
     for round in 0..20 {
-        // The mark of probes, and none.
-        let tos = if round % 3 == 0 { 0xfc } else { 0 };
-        setsockopt(&one, sockopt::Ipv4Tos, &tos).expect("set");
-        send(&one, at(3), &two, b"x");
+        if round % 3 == 0 {
+            asks.send_to(&probe.encode(), (at(3), PROBE_PORT)).expect("sent");
+            let length = answers.recv(&mut [0; 64]).expect("received in time");
+            assert_eq!(length, probe.encode().len());
+        } else {
+            send(&one, at(3), &two, b"x");
+        }
     }
     let counts = pair.two.underlay();
     assert!(counts.is_clean() && counts.received == 20, "{counts:?}");
     let report = pair.one.switch.report(&pair.one.run).await.expect("it is open");
     let counted: u64 = report.lanes.iter().map(|lane| lane.packets).sum();
     assert_eq!(counted, 13, "probes are not the instance's packets");
+    assert_eq!(report.fates.get("handed_over"), Some(&13));
 }

@@ -5,14 +5,16 @@
     reason = "the test client writes small lengths it has just compared"
 )]
 
+mod sessions;
 mod sync_client;
 
 use std::collections::BTreeSet;
 
 use groundswell_common::ids::{Attempt, Epoch, InstanceId};
 use groundswell_common::sync::{Control, append_control, create_log, delete_log};
-use groundswell_worker::sync::{LifecycleEvent, SyncEvent};
+use groundswell_worker::sync::{LifecycleEvent, SyncEvent, SyncLimits};
 use sync_client::{Client, PREFIX, Run};
+use tokio::io::AsyncReadExt as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_are_those_that_were_recorded() {
@@ -427,5 +429,76 @@ async fn a_reader_that_is_slow_gets_everything_in_the_end() {
     for _ in 0..ITEMS {
         assert_eq!(reader.item().await, payload);
     }
+    gateway.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_asks_for_too_much_is_slowed_down_and_the_others_are_not() {
+    const SIGNALS: u32 = 300;
+    let mut run = Run::new(1).await;
+    run.limits = SyncLimits { ops_per_second: 100, ..run.limits };
+    let mut gateway = run.gateway(0, 1).await;
+    let (mut greedy, mut modest) = (gateway.client(0).await, gateway.client(1).await);
+    let begin = tokio::time::Instant::now();
+    for _ in 0..SIGNALS {
+        greedy.begin_signal("greedy").await;
+        // Sent apart, so that they are not read at once.
+        tokio::task::yield_now().await;
+    }
+    let beside = tokio::time::Instant::now();
+    modest.signal("modest").await;
+    assert!(beside.elapsed() < std::time::Duration::from_millis(900), "{:?}", beside.elapsed());
+    for _ in 0..SIGNALS {
+        assert_eq!(greedy.response().await["error"], "");
+    }
+    // What is read at once is paid for afterwards.
+    greedy.signal("greedy").await;
+    assert!(begin.elapsed() > std::time::Duration::from_secs(1), "{:?}", begin.elapsed());
+    let SyncEvent::Warning(text) = gateway.event().await else { panic!("no warning") };
+    assert!(text.contains("instance 0 is slowed down") && text.contains("100 sync"), "{text}");
+    gateway.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_has_used_its_part_of_the_log_is_refused_and_told_of() {
+    let mut run = Run::new(1).await;
+    run.limits = SyncLimits { bytes: 1000, ..run.limits };
+    let mut gateway = run.gateway(0, 1).await;
+    let (mut greedy, mut modest) = (gateway.client(0).await, gateway.client(1).await);
+    let payload = format!("\"{}\"", "x".repeat(900));
+    greedy.publish("topics:t", &payload).await;
+    for _ in 0..2 {
+        greedy.begin_publish("topics:t", &payload).await;
+        let answer = greedy.response().await;
+        assert!(answer["error"].as_str().expect("text").contains("sync_bytes"), "{answer}");
+    }
+    modest.publish("topics:t", &payload).await;
+    let event = gateway.event().await;
+    let SyncEvent::Excess { instance: InstanceId(0), reason } = event else { panic!("{event:?}") };
+    assert!(reason.contains("all of its 1000 bytes"), "{reason}");
+    gateway.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_ids_and_sockets_beyond_measure_are_refused() {
+    let mut run = Run::new(1).await;
+    run.limits = SyncLimits { connections: 2, unfinished_bytes: 1 << 20, ..run.limits };
+    let gateway = run.gateway(0, 1).await;
+    let address = gateway.serve(0).await;
+    let mut client = Client::connect(address).await;
+    client.begin_signal(&"x".repeat(5000)).await;
+    assert!(client.response().await["error"].to_string().contains("longer than 4096 bytes"));
+    assert_eq!(client.signal("s").await, 1);
+    let mut other = Client::connect(address).await;
+    other.text(&format!(r#"{{"id":"{}","is_cancel":true}}"#, "1".repeat(2000))).await;
+    assert_eq!(other.receive().await, (0x88, 1007_u16.to_be_bytes().to_vec()));
+    let mut open = Client::connect(address).await;
+    assert_eq!(open.signal("s").await, 2, "there is room for a second one again");
+    let mut third = tokio::net::TcpStream::connect(address).await.expect("accepted by the kernel");
+    assert!(!matches!(third.read(&mut [0]).await, Ok(1..)), "and none for a third one");
+    // A message that never ends.
+    client.frame(0x01, &vec![b'x'; 1_048_000]).await;
+    client.frame(0x00, &vec![b'x'; 1_000]).await;
+    assert_eq!(client.receive().await, (0x88, 1009_u16.to_be_bytes().to_vec()));
     gateway.close().await;
 }

@@ -169,3 +169,20 @@ async fn interfaces_with_and_without_trains_reach_each_other() {
     Net::of([Host::new(one), Host::plain(two)], LinkShape::default()).await.stream(1_000_000);
     Net::of([Host::plain(one), Host::new(two)], LinkShape::default()).await.stream(1_000_000);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_train_to_the_gateway_comes_back_to_nobody() {
+    let net = Net::new(LinkShape::default()).await;
+    let socket = net.hosts[0].enter(|| UdpSocket::bind(("0.0.0.0", PORT)).expect("bound"));
+    setsockopt(&socket, sockopt::UdpGsoSegment, &100).expect("Linux 4.18");
+    let gateway = std::net::Ipv4Addr::new(16, 0, 0, 1);
+    socket.send_to(&[7; 1_000], (gateway, PORT)).expect("sent");
+    let refused = async {
+        let mut look = tokio::time::interval(MS);
+        while net.counts().of(Fate::NoSuchAddress) + net.counts().of(Fate::Delivered) < 10 {
+            look.tick().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, refused).await.expect("all are decided in time");
+    assert_eq!(net.counts().of(Fate::NoSuchAddress), 10, "{:?}", net.counts());
+}

@@ -10,11 +10,18 @@ use sha2::{Digest as _, Sha256};
 use super::{Composition, Group, merge};
 use crate::diagnostic::{Diagnostic, Diagnostics, suggest};
 use crate::manifest::Manifest;
-use crate::messages::RuntimeKind;
 
 /// Every builder a composition may name.
-pub const BUILDERS: &[&str] =
-    &["docker:generic", "docker:go", "docker:node", "exec:go", "exec:cargo", "exec:command"];
+pub const BUILDERS: &[&str] = &[
+    "docker:cargo",
+    "docker:generic",
+    "docker:go",
+    "docker:image",
+    "docker:node",
+    "exec:cargo",
+    "exec:command",
+    "exec:go",
+];
 
 /// A module a build replaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +113,7 @@ pub fn build_groups(
     let mut builds: Vec<Build> = Vec::new();
     let mut errors = Vec::new();
     for group in &composition.groups {
-        let input = match input_of(composition, manifest, group, None) {
+        let input = match input_of(composition, manifest, group) {
             Ok(Some(input)) => input,
             Ok(None) => continue,
             Err(found) => {
@@ -136,7 +143,6 @@ pub(super) fn input_of(
     composition: &Composition,
     manifest: &Manifest,
     group: &Group,
-    runtime: Option<RuntimeKind>,
 ) -> Result<Option<BuildInput>, Diagnostic> {
     if artifact_of(composition, group).is_some() {
         return Ok(None);
@@ -160,12 +166,6 @@ pub(super) fn input_of(
             format!("{}; builders are listed in its manifest.toml", suggest(name, known)),
         );
     };
-    if name == "exec:go" && runtime == Some(RuntimeKind::Docker) {
-        return error(
-            "builder `exec:go` makes no image for containers".to_owned(),
-            "use runner `local:exec`, or another builder".to_owned(),
-        );
-    }
     let tags = if group.selectors.is_empty() { &global.selectors } else { &group.selectors };
     let mut selectors = tags.clone();
     selectors.sort();

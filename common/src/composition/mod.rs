@@ -7,14 +7,17 @@
 //! Parsing keeps what the file says. Defaults and precedence are decided when a run is resolved.
 
 mod builds;
+mod datasets;
 mod egress;
 mod merge;
 pub mod network;
 mod options;
 mod parse;
+mod placement;
 pub mod quantity;
 mod resolve;
 mod single;
+mod sizes;
 #[cfg(test)]
 mod tests;
 
@@ -24,12 +27,17 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::datasets::DatasetWish;
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceFile};
 use crate::document::At;
 use crate::egress::GroupEgress;
+use crate::kpi;
 use crate::messages::{Resources, RunOptions, RuntimeKind};
 use crate::nat::NatPlan;
 use crate::network::NetworkPlan;
+use crate::on_lost::OnLost;
+use crate::placement::{GroupPlacement, RunPlacement};
+use crate::queue::Priority;
 use crate::template::{self, Resources as Load};
 
 use network::{Attachments, NetworkWish, ShapeWish, Source};
@@ -52,6 +60,7 @@ pub struct Composition {
     pub(crate) global: Global,
     pub(crate) groups: Vec<Group>,
     pub(crate) network: NetworkWish,
+    pub(crate) datasets: Vec<datasets::Shared>,
     /// Never empty: a composition without runs has the run [`DEFAULT_RUN`] with every group.
     pub(crate) runs: Vec<Run>,
 }
@@ -119,6 +128,13 @@ impl Composition {
         &self.network.attachments
     }
 
+    /// With another seed than its own, if there is another.
+    #[must_use]
+    pub fn with_seed(mut self, seed: Option<u64>) -> Self {
+        self.global.seed = seed.or(self.global.seed);
+        self
+    }
+
     /// The text it was read from: after templating.
     #[must_use]
     pub fn text(&self) -> &str {
@@ -169,6 +185,11 @@ pub(crate) struct Global {
     pub(crate) disable_metrics: bool,
     pub(crate) timeout: Option<Duration>,
     pub(crate) seed: Option<u64>,
+    pub(crate) placement: RunPlacement,
+    pub(crate) priority: Option<Priority>,
+    pub(crate) on_lost: OnLost,
+    pub(crate) expect: Vec<kpi::Change>,
+    pub(crate) validity: Option<kpi::GateLimits>,
 }
 
 /// Texts by name, with their places.
@@ -188,6 +209,8 @@ pub(crate) struct GroupRun {
 pub(crate) struct Instances {
     pub(crate) count: Option<At<u32>>,
     pub(crate) percentage: Option<At<f64>>,
+    /// Where it says that it has what the others leave.
+    pub(crate) rest: Option<std::ops::Range<usize>>,
 }
 
 /// A group that is built.
@@ -205,6 +228,8 @@ pub(crate) struct Group {
     pub(crate) link: ShapeWish,
     pub(crate) egress: GroupEgress,
     pub(crate) nat: Option<At<NatPlan>>,
+    pub(crate) placement: placement::GroupWish,
+    pub(crate) datasets: Vec<At<DatasetWish>>,
 }
 
 /// A run.
@@ -256,6 +281,14 @@ pub struct ResolvedRun {
     pub timeout: Option<Duration>,
     /// Seed of everything drawn by chance, when the composition says so.
     pub seed: Option<u64>,
+    /// Which workers it asks for.
+    pub placement: RunPlacement,
+    /// How urgent it is, when the composition says so.
+    pub priority: Option<Priority>,
+    /// What becomes of it when instances are lost.
+    pub on_lost: OnLost,
+    /// What it is judged by.
+    pub judging: kpi::Judging,
     /// `TEST_DISABLE_METRICS`.
     pub disable_metrics: bool,
     /// How many builds may run at once; 0 is no limit.
@@ -289,6 +322,10 @@ pub struct ResolvedGroup {
     pub resources: Resources,
     /// What its instances may reach outside the data network.
     pub egress: GroupEgress,
+    /// Which workers it asks for.
+    pub placement: GroupPlacement,
+    /// Files of the object store that its instances read.
+    pub datasets: Vec<DatasetWish>,
     /// Equal for groups that share a build; empty with an artifact.
     pub build_key: String,
 }

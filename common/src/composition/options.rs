@@ -68,11 +68,13 @@ fn set(options: &mut Options, key: &str, value: &Value) -> Result<(), &'static s
                 options.run.exposed_ports.insert(label.clone(), port);
             }
         }
-        "log_cap_bytes" => {
-            let wanted = "a number of bytes, or a text such as `\"64Mi\"`";
-            options.run.log_cap_bytes =
-                scalar(value).and_then(|text| quantity::bytes(&text)).ok_or(wanted)?;
-        }
+        "log_cap_bytes" => options.run.log_cap_bytes = bytes(value)?,
+        "outputs_bytes" => options.run.quotas.outputs_bytes = bytes(value)?,
+        "outputs_files" => options.run.quotas.outputs_files = count(value)?,
+        "temp_bytes" => options.run.quotas.temp_bytes = bytes(value)?,
+        "sync_ops_per_second" => options.run.quotas.sync_ops_per_second = count(value)?,
+        "sync_bytes" => options.run.quotas.sync_bytes = bytes(value)?,
+        "read_only_root" => options.run.read_only_root = value.as_bool().ok_or("a boolean")?,
         "outcomes_collection_timeout" => {
             let parsed = match value {
                 Value::String(text) => quantity::duration(text),
@@ -91,6 +93,13 @@ fn set(options: &mut Options, key: &str, value: &Value) -> Result<(), &'static s
                 _ => return Err("`\"sync\"` or `\"stdout\"`"),
             };
         }
+        "kpis_from" => {
+            options.run.kpis_from_stdout = match value.as_str() {
+                Some("files") => false,
+                Some("stdout") => true,
+                _ => return Err("`\"files\"` or `\"stdout\"`"),
+            };
+        }
         "enabled" => {}
         _ => options.ignored.push(key.to_owned()),
     }
@@ -103,6 +112,16 @@ fn scalar(value: &Value) -> Option<String> {
         Value::Number(number) => Some(number.to_string()),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     }
+}
+
+fn bytes(value: &Value) -> Result<u64, &'static str> {
+    let wanted = "a number of bytes, or a text such as `\"64Mi\"`";
+    scalar(value).and_then(|text| quantity::bytes(&text)).ok_or(wanted)
+}
+
+fn count<N: TryFrom<u64>>(value: &Value) -> Result<N, &'static str> {
+    let above_zero = value.as_u64().filter(|number| *number > 0);
+    above_zero.and_then(|number| N::try_from(number).ok()).ok_or("a whole number above zero")
 }
 
 fn list(value: &Value) -> Result<Vec<String>, &'static str> {

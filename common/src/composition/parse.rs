@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use super::{
     Composition, DEFAULT_RUN, Dependency, Global, Group, GroupRun, Instances, Run, RunGroup,
-    Source, Texts, egress, network, quantity,
+    Source, Texts, datasets, egress, network, placement, quantity, sizes,
 };
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceFile, suggest};
 use crate::document::{At, Data, Findings, Node, Table};
+use crate::kpi;
 use crate::messages::Resources;
 
 /// Keys stock files carry and nothing reads.
@@ -43,14 +44,23 @@ pub(super) fn parse(
     let runs: Vec<_> =
         file.tables("runs").into_iter().filter_map(|table| run(&findings, table)).collect();
     let network = network::parse(&findings, &file, &groups, attachments);
+    let datasets = datasets::parse(&findings, &file);
     file.finish(STOCK);
 
     let Some(global) = global else {
         return findings.conclude(()).and_then(|_| Err(Diagnostics(Vec::new())));
     };
     let runs = if runs.is_empty() { vec![default_run(&global, &groups)] } else { runs };
-    let composition =
-        Composition { name, author, source: Arc::clone(source), global, groups, network, runs };
+    let composition = Composition {
+        name,
+        author,
+        source: Arc::clone(source),
+        global,
+        groups,
+        network,
+        datasets,
+        runs,
+    };
     check(&findings, &composition);
     findings.conclude(composition)
 }
@@ -89,6 +99,11 @@ fn global(findings: &Findings, table: Table<'_>) -> Option<Global> {
         disable_metrics: table.bool("disable_metrics").unwrap_or(false),
         timeout: timeout(findings, &table),
         seed: table.number("seed").map(|seed| seed.value),
+        placement: placement::of_run(findings, &table),
+        priority: placement::priority(findings, &table),
+        on_lost: placement::on_lost(findings, &table),
+        expect: kpi::changes(findings, &table),
+        validity: table.table("validity").map(|table| kpi::gate_limits(findings, table)),
     };
     table.finish(STOCK);
     Some(global)
@@ -117,12 +132,14 @@ fn group(findings: &Findings, table: Table<'_>) -> Option<Group> {
         selectors,
         dependencies,
         resources: resources(findings, &table),
-        instances: instances(findings, &table),
+        instances: sizes::read(findings, &table),
         run: table.table("run").map(|table| group_run_table(findings, table)).unwrap_or_default(),
         region: table.text("region").filter(|region| !region.value.is_empty()),
         link: network::access(findings, &table),
         egress: egress::read(findings, &table),
         nat: network::nats(findings, &table),
+        placement: placement::of_group(findings, &table),
+        datasets: datasets::of_group(findings, &table),
     };
     table.finish(STOCK);
     Some(group)
@@ -162,7 +179,7 @@ fn run_group(findings: &Findings, table: Table<'_>) -> Option<RunGroup> {
         group_id: group_id.unwrap_or_else(|| id.clone()),
         id,
         resources: resources(findings, &table),
-        instances: instances(findings, &table),
+        instances: sizes::read(findings, &table),
         run: GroupRun {
             artifact: None,
             params: texts(findings, &table, "test_params"),
@@ -254,30 +271,6 @@ fn packable(findings: &Findings, name: &At<String>, value: &str, node: &Node) {
     }
 }
 
-fn instances(findings: &Findings, table: &Table<'_>) -> Instances {
-    let Some(table) = table.table("instances") else { return Instances::default() };
-    let (count, percentage) = (table.count("count"), table.float("percentage"));
-    if let Some(percentage) = &percentage {
-        if !(0.0..=1.0).contains(&percentage.value) {
-            findings.error(
-                percentage.span.clone(),
-                format!("percentage {} is not a fraction of the run", percentage.value),
-                "write `0.5` for half of the instances",
-            );
-        } else if count.as_ref().is_some_and(|count| count.value > 0) && percentage.value > 0.0 {
-            let (message, help) =
-                ("`percentage` beside `count`", "`count` wins; remove one of the two");
-            if findings.strict {
-                findings.error(percentage.span.clone(), message, help);
-            } else {
-                findings.warning(percentage.span.clone(), message, help);
-            }
-        }
-    }
-    table.finish(STOCK);
-    Instances { count, percentage }
-}
-
 fn resources(findings: &Findings, table: &Table<'_>) -> Resources {
     let Some(table) = table.table("resources") else { return Resources::default() };
     let resources = Resources {
@@ -350,6 +343,8 @@ fn check(findings: &Findings, composition: &Composition) {
         }
     }
     network::check(findings, composition);
+    placement::check(findings, composition);
+    datasets::check(findings, composition);
     let known = || composition.groups.iter().map(|group| group.id.value.as_str());
     for run in &composition.runs {
         unique(findings, "group of the run", run.groups.iter().map(|group| &group.id));

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::{
-    Composition, Group, Instances, ResolvedGroup, ResolvedRun, Run, RunGroup, Texts, builds, merge,
-    network, options,
+    Composition, Group, ResolvedGroup, ResolvedRun, Run, RunGroup, Texts, builds, datasets, merge,
+    network, options, placement, sizes,
 };
+use crate::addresses::MOST_INSTANCES;
 use crate::diagnostic::{Diagnostic, Diagnostics, closest, suggest};
 use crate::document::{At, Findings};
 use crate::instance_env::contract_name;
+use crate::kpi;
 use crate::manifest::{Case, Manifest};
 use crate::messages::RuntimeKind;
 use crate::timing::RUN_TIMEOUT;
@@ -45,7 +47,7 @@ pub fn resolve(
         return Err(found);
     };
     let global = &composition.global;
-    let counts = count_instances(&findings, composition, run);
+    let counts = sizes::count(&findings, composition, run);
     let total_instances = check_total(&findings, case, run, &counts);
     let counts = counts.into_iter().map(Option::unwrap_or_default);
     let mut groups = Vec::new();
@@ -53,7 +55,7 @@ pub fn resolve(
         let Some(group) = build_group(composition, one) else { continue };
         let mut resolved = resolve_group(composition, case, run, one, group);
         resolved.instances = instances;
-        match builds::input_of(composition, manifest, group, Some(runtime)) {
+        match builds::input_of(composition, manifest, group) {
             Ok(build) => {
                 resolved.build_key =
                     build.as_ref().map(builds::BuildInput::key).unwrap_or_default();
@@ -68,8 +70,11 @@ pub fn resolve(
     let run_config = merge::config(&[&global.run_config, &defaults]);
     let options = options::read(&runner.value, &run_config);
     report_options(&findings, composition, &runner, &options);
+    let wishes = kpi::Wishes { changes: &global.expect, gates: global.validity.as_ref() };
+    let judging = kpi::resolve(&findings, case, wishes, &groups);
     let timeout = run.timeout.or(global.timeout).or(options.timeout);
     let end = timeout.unwrap_or(RUN_TIMEOUT);
+    let sizes: Vec<u32> = groups.iter().map(|group| group.instances).collect();
     let resolved = ResolvedRun {
         id: run_id.to_owned(),
         plan: contract_name(&manifest.name),
@@ -81,9 +86,13 @@ pub fn resolve(
         run_config,
         options: options.run,
         outcome_grace: options.outcome_grace,
-        network: network::compile(&findings, composition, run, end),
+        network: network::compile(&findings, composition, run, &sizes, end),
         timeout,
         seed: global.seed,
+        placement: global.placement.clone(),
+        priority: global.priority,
+        on_lost: global.on_lost,
+        judging,
         disable_metrics: global.disable_metrics,
         concurrent_builds: global.concurrent_builds,
         warnings: Vec::new(),
@@ -161,48 +170,8 @@ fn find_runner(
     Some((wanted, runtime, config.cloned().unwrap_or_default()))
 }
 
-fn build_group<'a>(composition: &'a Composition, one: &RunGroup) -> Option<&'a Group> {
+pub(super) fn build_group<'a>(composition: &'a Composition, one: &RunGroup) -> Option<&'a Group> {
     composition.groups.iter().find(|group| group.id.value == one.group_id.value)
-}
-
-/// Instances of each group of the run. A count that is not zero wins over a percentage.
-/// None where that cannot be said.
-fn count_instances(findings: &Findings, composition: &Composition, run: &Run) -> Vec<Option<u32>> {
-    let nothing = Instances::default();
-    let count = |one: &RunGroup| {
-        let inherited = build_group(composition, one).map_or(&nothing, |group| &group.instances);
-        let given = |count: &&At<u32>| count.value > 0;
-        let own = one.instances.count.as_ref().filter(given);
-        if let Some(count) = own.or(inherited.count.as_ref().filter(given)) {
-            return Some(count.value);
-        }
-        let share = one.instances.percentage.as_ref().or(inherited.percentage.as_ref());
-        let Some(share) = share.filter(|share| share.value > 0.0) else {
-            findings.warning(
-                one.id.span.clone(),
-                format!("group `{}` has no instances", one.id.value),
-                "write `instances = { count = 2 }` if it should have some",
-            );
-            return Some(0);
-        };
-        let Some(total) = &run.total_instances else {
-            findings.error(
-                share.span.clone(),
-                format!("a percentage of run `{}`, which does not say of how many", run.id.value),
-                "write `total_instances` in the run, or under `[global]` when there are no runs",
-            );
-            return None;
-        };
-        // A share of at most one of a u32 fits in a u32.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share is between 0 and 1"
-        )]
-        let count = (share.value * f64::from(total.value)).round() as u32;
-        Some(count)
-    };
-    run.groups.iter().map(count).collect()
 }
 
 fn check_total(findings: &Findings, case: &Case, run: &Run, counts: &[Option<u32>]) -> u32 {
@@ -224,7 +193,7 @@ fn check_total(findings: &Findings, case: &Case, run: &Run, counts: &[Option<u32
         findings.error(
             total.span.clone(),
             format!("the groups add up to {sum} instances, not {}", total.value),
-            format!("change `total_instances` or the groups: {}", each()),
+            sizes::what_to_change(u64::from(total.value), sum, &each()),
         );
     } else if sum < u64::from(case.min) || sum > u64::from(case.max) {
         let place = place.or_else(|| run.groups.first().map(|group| group.id.span.clone()));
@@ -232,6 +201,14 @@ fn check_total(findings: &Findings, case: &Case, run: &Run, counts: &[Option<u32
             place,
             format!("case `{}` takes {} to {} instances, not {sum}", case.name, case.min, case.max),
             format!("change the groups' instances: {}", each()),
+        );
+    } else if sum > u64::from(MOST_INSTANCES) {
+        findings.error(
+            place.or_else(|| run.groups.first().map(|group| group.id.span.clone())),
+            format!(
+                "a run's network has {MOST_INSTANCES} addresses, and {sum} instances need one each"
+            ),
+            "run fewer instances, or several runs side by side, or several nodes in one process",
         );
     }
     u32::try_from(sum).unwrap_or(u32::MAX)
@@ -265,6 +242,8 @@ fn resolve_group(
         profiles: merge::texts(&layers.map(|layer| &layer.profiles)),
         resources: merge::resources(&one.resources, &group.resources),
         egress: group.egress.clone(),
+        placement: placement::resolve(run, &group.placement),
+        datasets: datasets::resolve(composition, group),
         build_key: String::new(),
     }
 }

@@ -11,9 +11,9 @@ use super::Histogram;
 pub struct ProbeReport {
     /// Pairs of instances that probed.
     pub pairs: u64,
-    /// Probes that were sent and answered, or would have been answered without loss.
+    /// Probes that were answered, and those that are lost.
     pub sent: u64,
-    /// Probes without an answer.
+    /// Probes without an answer, where nothing but chance could keep it from coming.
     pub lost: u64,
     /// As many were to be lost, by the configured shares of loss and corruption.
     pub loss_expected: f64,

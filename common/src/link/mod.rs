@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub use jitter::{Distribution, InvalidQuantiles, Quantiles};
 pub use testground::InvalidNetworkConfig;
 
+/// How long a packet can be delayed at most: 30 days.
+pub const LONGEST_DELAY: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// What happens to packets a link rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::addresses::{COUNTERPART_BITS, counterpart, of_counterpart};
 
-use super::{Filter, LinkRule, LinkShape, NetworkConfig, RoutingPolicy};
+use super::{Filter, LONGEST_DELAY, LinkRule, LinkShape, NetworkConfig, RoutingPolicy};
 
 /// A network configuration message that cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,13 +35,23 @@ pub enum InvalidNetworkConfig {
         ipv6: Ipv6Addr,
     },
     /// The address is not an IPv4 address with or without prefix.
-    #[error("`{0}` is not an IPv4 address")]
+    #[error("`{0}` is not an IPv4 address such as 16.0.1.5/16")]
     Address(String),
     /// A rule's subnet is not one.
     #[error(
         "`{0}` is not a subnet of the data network such as 16.0.0.0/24 or fd67:7377::1000:0/120"
     )]
     Subnet(String),
+    /// A number is out of range.
+    #[error("`{field}` is {value}, not {wanted}")]
+    Number {
+        /// The field's name on the wire.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What it can be.
+        wanted: &'static str,
+    },
     /// A percentage is out of range.
     #[error("`{field}` is {value}, not a percentage between 0 and 100")]
     Percentage {
@@ -185,8 +195,9 @@ struct WireRule {
 impl WireShape {
     #[expect(
         clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
         clippy::cast_sign_loss,
-        reason = "`as` saturates floats, which is what an absurd wire number should become"
+        reason = "the numbers are checked before, and an absurd bandwidth saturates, which is no limit"
     )]
     fn checked(&self) -> Result<LinkShape, InvalidNetworkConfig> {
         let percent = |field: &'static str, value: f64| {
@@ -195,14 +206,31 @@ impl WireShape {
             }
             Err(InvalidNetworkConfig::Percentage { field, value: value.to_string() })
         };
+        let wrong = |field: &'static str, value: f64, wanted: &'static str| {
+            InvalidNetworkConfig::Number { field, value: value.to_string(), wanted }
+        };
+        let duration = |field: &'static str, value: f64| {
+            if (0.0..=LONGEST_DELAY.as_nanos() as f64).contains(&value) {
+                return Ok(Duration::from_nanos(value as u64));
+            }
+            Err(wrong(field, value, "nanoseconds from 0 to 30 days"))
+        };
+        if self.bandwidth < 0.0 {
+            let wanted = "bits per second, with 0 for no limit";
+            return Err(wrong("bandwidth", self.bandwidth, wanted));
+        }
         Ok(LinkShape {
-            latency: Duration::from_nanos(self.latency as u64),
-            jitter: Duration::from_nanos(self.jitter as u64),
+            latency: duration("latency", self.latency)?,
+            jitter: duration("jitter", self.jitter)?,
             bandwidth_bps: self.bandwidth as u64,
-            filter: match self.filter as u8 {
-                1 => Filter::Reject,
-                2 => Filter::Drop,
-                _ => Filter::Accept,
+            filter: match self.filter {
+                0.0 => Filter::Accept,
+                1.0 => Filter::Reject,
+                2.0 => Filter::Drop,
+                other => {
+                    let wanted = "0 for accept, 1 for reject or 2 for drop";
+                    return Err(wrong("filter", other, wanted));
+                }
             },
             loss_pct: percent("loss", self.loss)?,
             corrupt_pct: percent("corrupt", self.corrupt)?,
@@ -255,6 +283,15 @@ mod tests {
             refused(r#"{"default":{"loss":120}}"#),
             InvalidNetworkConfig::Percentage { field: "loss", .. }
         ));
+        for (shape, said) in [
+            (r#"{"latency":-1}"#, "`latency` is -1, not nanoseconds from 0 to 30 days"),
+            (r#"{"jitter":1e30}"#, "`jitter` is 1000000000000000000000000000000, not nanoseconds"),
+            (r#"{"bandwidth":-8}"#, "`bandwidth` is -8, not bits per second"),
+            (r#"{"filter":3}"#, "`filter` is 3, not 0 for accept, 1 for reject or 2 for drop"),
+        ] {
+            let text = refused(&format!(r#"{{"default":{shape}}}"#)).to_string();
+            assert!(text.starts_with(said), "{text}");
+        }
         assert!(matches!(refused(r#"{"IPv4":"x/16"}"#), InvalidNetworkConfig::Address(_)));
         assert!(matches!(refused(r#"{"IPv6":"fe80::1"}"#), InvalidNetworkConfig::Ipv6(_)));
         assert!(matches!(

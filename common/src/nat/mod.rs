@@ -4,4 +4,4 @@ mod plan;
 mod spec;
 
 pub use plan::{NatLayer, NatPlan};
-pub use spec::{NatKind, NatSpec, PortForward, SpecRefused, Transport};
+pub use spec::{Ipv6, NatKind, NatSpec, PortForward, SpecRefused, Transport};

@@ -16,7 +16,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::spec::NatSpec;
+use super::spec::{Ipv6, NatSpec};
 
 /// The NATs of a group, from the routers that its instances are members of to the ones in the run's network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,12 @@ impl NatPlan {
         })
     }
 
+    /// Whether the instances have IPv6: all routers on their way have.
+    #[must_use]
+    pub fn routes_ipv6(&self) -> bool {
+        self.layers.iter().all(|layer| layer.spec.ipv6 != Ipv6::Off)
+    }
+
     /// What it is, in a few words for people: `port-restricted`, `2 behind full-cone behind symmetric`.
     #[must_use]
     pub fn title(&self) -> String {
@@ -113,6 +119,14 @@ mod tests {
             [(0, at(2)), (0, at(3)), (1, at(2)), (0, at(3))]
         );
         assert_eq!((plan.size(0, 8), plan.size(6, 8)), (6, 2));
+    }
+
+    #[test]
+    fn one_router_without_ipv6_is_enough_to_have_none() {
+        let mut plan = carrier();
+        assert!(plan.routes_ipv6());
+        plan.layers[1].spec.ipv6 = Ipv6::Off;
+        assert!(!plan.routes_ipv6());
     }
 
     #[test]

@@ -46,6 +46,35 @@ impl NatKind {
     }
 }
 
+/// What a NAT does with IPv6, which it never translates: its members have addresses that all of the run knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ipv6 {
+    /// It routes it, and lets in what belongs to a connection from inside (RFC 6092). Everything else is
+    /// dropped without a word.
+    #[default]
+    Firewall,
+    /// It routes it, and lets everything in.
+    Open,
+    /// There is none inside.
+    Off,
+}
+
+impl Ipv6 {
+    /// All of them, from the most to the least usual.
+    pub const ALL: [Self; 3] = [Self::Firewall, Self::Open, Self::Off];
+
+    /// Its name, as compositions write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Firewall => "firewall",
+            Self::Open => "open",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// A protocol with ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -96,8 +125,12 @@ pub struct NatSpec {
     /// not filtered. A symmetric NAT has no mapping that others could use, so there it is for
     /// [`NatSpec::forwards`] only.
     pub hairpin: bool,
-    /// Ports that lead inside from the start.
+    /// Ports that lead inside from the start. In IPv6, where ports are not translated, the port of the member
+    /// is open.
     pub forwards: Vec<PortForward>,
+    /// What becomes of IPv6.
+    #[serde(default)]
+    pub ipv6: Ipv6,
 }
 
 /// Why a NAT cannot be as it was specified.
@@ -145,8 +178,8 @@ pub enum SpecRefused {
 const LONGEST_TIMEOUT_S: u32 = 30 * 24 * 3600;
 
 impl NatSpec {
-    /// A NAT that preserves ports, hairpins, and keeps mappings for five minutes, the recommendation of
-    /// RFC 4787 REQ-5.
+    /// A NAT that preserves ports, hairpins, keeps mappings for five minutes, the recommendation of
+    /// RFC 4787 REQ-5, and has a firewall for IPv6.
     #[must_use]
     pub fn new(kind: NatKind, lan: Ipv4Net) -> Self {
         let lan = lan.trunc();
@@ -157,6 +190,7 @@ impl NatSpec {
             preserve_ports: true,
             hairpin: true,
             forwards: Vec::new(),
+            ipv6: Ipv6::default(),
         }
     }
 
@@ -280,5 +314,7 @@ mod tests {
         let named = serde_json::to_string(&NatKind::ALL).expect("json");
         assert_eq!(named, r#"["full-cone","address-restricted","port-restricted","symmetric"]"#);
         assert_eq!(named, format!("{:?}", NatKind::ALL.map(NatKind::as_str)).replace(", ", ","));
+        let named = serde_json::to_string(&Ipv6::ALL).expect("json");
+        assert_eq!(named, format!("{:?}", Ipv6::ALL.map(Ipv6::as_str)).replace(", ", ","));
     }
 }

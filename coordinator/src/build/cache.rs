@@ -2,14 +2,18 @@
 //!
 //! ```text
 //! builds/<key>.json             the image of an input
+//! builds/<key>.made.json        what else is known of that build
+//! builds/<key>.log              what it printed
 //! builds/of-blob/<hex>.json     the image whose blob has this digest, for `run.artifact`
 //! ```
 
+use groundswell_common::builds::BaseImage;
 use groundswell_common::messages::ImageRef;
 use groundswell_common::objects::{Objects, blob_key, digest};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{BuildError, BuildRequest, blocking, host, source};
+use super::{BuildError, BuildRequest, blocking, host, tree};
 
 /// Counts up when builders give other images for the same input.
 const VERSION: u32 = 1;
@@ -18,7 +22,7 @@ const VERSION: u32 = 1;
 /// toolchain's version for example.
 pub(super) async fn key(request: &BuildRequest, extra: &str) -> Result<String, BuildError> {
     let root = request.source.clone();
-    let tree = blocking("read the plan's source", move || source::tree_digest(&root)).await?;
+    let tree = blocking("read the plan's source", move || tree::tree_digest(&root)).await?;
     Ok(key_of(request, &tree, extra))
 }
 
@@ -86,6 +90,38 @@ pub(super) async fn remember(
     objects.put(&of_blob(hex), text.clone()).await?;
     objects.put(&format!("builds/{key}.json"), text).await?;
     Ok(())
+}
+
+/// What is known of a build beside its image.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Known {
+    /// What it was built on.
+    pub(super) base_images: Vec<BaseImage>,
+    /// Its log is kept.
+    pub(super) logged: bool,
+}
+
+/// Where the log of the build of an input, `sha256:…`, is kept.
+pub(super) fn log_key(input: &str) -> String {
+    format!("builds/{}.log", input.trim_start_matches("sha256:"))
+}
+
+/// Writes down what else is known of a build.
+pub(super) async fn remember_more(
+    objects: &Objects,
+    key: &str,
+    known: &Known,
+) -> Result<(), BuildError> {
+    let text = serde_json::to_vec(known).map_err(host("write down what was built"))?;
+    Ok(objects.put(&format!("builds/{key}.made.json"), text).await?)
+}
+
+/// What else is known of a build.
+pub(super) async fn known(objects: &Objects, key: &str) -> Result<Known, BuildError> {
+    let text = objects.get(&format!("builds/{key}.made.json")).await?;
+    // What cannot be read is of another version, and says nothing.
+    Ok(text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default())
 }
 
 fn of_blob(hex: &str) -> String {

@@ -8,7 +8,9 @@
 //! | `env` | environment of the instances | none |
 //!
 //! The entry point's first word is a path in the plan when there is such a file, and otherwise a command that is
-//! searched for where the instance runs. Extra source directories lie beside the plan's, as `../<name>`.
+//! searched for where the instance runs. Extra source directories lie beside the plan's, as `../<name>`. The build
+//! finds the group's selectors in `SELECTORS`, joined by `,`, and what it replaces in `DEPENDENCIES`, as
+//! `module=target@version` joined by blanks.
 
 use std::path::{Path, PathBuf};
 
@@ -16,9 +18,10 @@ use groundswell_common::messages::ImageRef;
 use serde_json::Value;
 use tokio::process::Command;
 
+use super::layout::LaidOut;
 use super::process::{self, Stdout};
 use super::settings::Settings;
-use super::{BuildError, BuildRequest, Builders, Watch, blocking, host, source};
+use super::{BuildError, BuildRequest, Builders, Watch, blocking, host, tree};
 
 /// Builds a request.
 pub(super) async fn build(
@@ -36,11 +39,15 @@ pub(super) async fn build(
     let include = settings.paths("include")?;
     let build = build_command(settings)?;
     let scratch = tempfile::tempdir().map_err(host("create a directory for the build"))?;
-    let plan = scratch.path().join("plan");
-    let (from, to) = (request.source.clone(), scratch.path().to_owned());
-    blocking("copy the plan", move || copy(&from, &to)).await?;
+    let (from, to) = (request.source.clone(), scratch.path().join("src"));
+    let plan = blocking("copy the plan", move || {
+        let laid_out = LaidOut::read(&from)?;
+        tree::mirror(&laid_out.files, &to)?;
+        Ok(to.join(laid_out.plan))
+    })
+    .await?;
     if let Some(mut command) = build {
-        command.current_dir(&plan);
+        command.current_dir(&plan).envs(settings.choices());
         let finished = process::run(command, Stdout::Shown, watch).await?;
         if !finished.status.success() {
             return Err(BuildError::Failed {
@@ -80,19 +87,6 @@ fn build_command(settings: Settings<'_>) -> Result<Option<Command>, BuildError> 
     }))
 }
 
-fn copy(source: &Path, to: &Path) -> std::io::Result<()> {
-    source::mirror(&source.join("plan"), &to.join("plan"), source::left_out)?;
-    let extra = source.join("extra");
-    if extra.is_dir() {
-        source::mirror(&extra, to.join("extra").as_path(), |_| false)?;
-        for entry in std::fs::read_dir(to.join("extra"))? {
-            let entry = entry?;
-            std::fs::rename(entry.path(), to.join(entry.file_name()))?;
-        }
-    }
-    Ok(())
-}
-
 /// Copies the chosen paths.
 fn pick(
     settings: Settings<'_>,
@@ -109,7 +103,7 @@ fn pick(
     let wanted = |path: &Path| {
         include.iter().any(|chosen| path.starts_with(chosen) || chosen.starts_with(path))
     };
-    source::mirror(plan, to, |path| !wanted(path)).map_err(host("copy the bundle's files"))
+    tree::mirror_directory(plan, to, |path| !wanted(path)).map_err(host("copy the bundle's files"))
 }
 
 /// A word that is no file of the bundle is searched for by `env`, as a shell would.

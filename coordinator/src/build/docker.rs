@@ -3,14 +3,14 @@
 //! | option of `docker:generic` | meaning | default |
 //! |---|---|---|
 //! | `path` | directory of the Dockerfile in the plan | the plan |
-//! | `build_args` | build arguments; `PLAN_PATH` is added | none |
+//! | `build_args` | build arguments; `PLAN_PATH` is added, and `SELECTORS` and `DEPENDENCIES` when there are any | none |
 //!
 //! The root of the build context holds `plan/`, `extra/<name>/` and, for each extra source directory, `<name>/`;
 //! `sdk/` is always there. The build uses the host's network.
 //!
 //! `docker:image` has one option, `image`: an image that the engine has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,7 +25,8 @@ use tokio_util::io::ReaderStream;
 
 use super::process::LastLines;
 use super::settings::Settings;
-use super::{BuildError, BuildRequest, Builders, Watch, blocking, host, source};
+use super::tree::{self, Files};
+use super::{BuildError, BuildRequest, Builders, Made, Watch, base, blocking, host, source};
 
 /// How long one answer of the engine may take; a step of a build can be silent for long.
 const TIMEOUT: Duration = Duration::from_secs(60 * 60);
@@ -37,41 +38,84 @@ const LABEL: &str = "dev.groundswell.plan";
 /// Repository of the images that are built here.
 const REPOSITORY: &str = "groundswell-build";
 
-/// Builds a Dockerfile.
+/// What an engine is to build.
+pub(super) struct Recipe {
+    /// The build's context.
+    pub(super) files: Files,
+    /// The Dockerfile in it.
+    pub(super) dockerfile: PathBuf,
+    /// Build arguments.
+    pub(super) arguments: BTreeMap<String, String>,
+    /// The network of the build.
+    pub(super) network: String,
+    /// The last stage that is built; empty is all.
+    pub(super) stage: String,
+}
+
+/// Builds the plan's Dockerfile.
 pub(super) async fn generic(
     builders: &Builders,
     request: &BuildRequest,
     watch: &Watch,
-) -> Result<ImageRef, BuildError> {
+) -> Result<Made, BuildError> {
     let settings = Settings(request);
     let path = settings.path("path")?;
     let dockerfile = Path::new("plan").join(&path).join("Dockerfile");
-    if !request.source.join(&dockerfile).is_file() {
+    let Ok(text) = std::fs::read_to_string(request.source.join(&dockerfile)) else {
         let shown = dockerfile.strip_prefix("plan").unwrap_or(&dockerfile).display().to_string();
         return Err(settings.wrong("path", format!("there is no `{shown}` in the plan")));
-    }
+    };
     let mut arguments = settings.table("build_args")?;
     arguments
         .entry("PLAN_PATH".to_owned())
         .or_insert_with(|| settings.text("path").ok().flatten().unwrap_or_else(|| "./".to_owned()));
+    arguments.extend(settings.choices());
+    let names = base::named_in(&text, &arguments);
+    let source = request.source.clone();
+    let files = blocking("read the plan's source", move || context(&source)).await?;
+    let recipe =
+        Recipe { files, dockerfile, arguments, network: "host".to_owned(), stage: String::new() };
     let docker = connect().await?;
+    let id = build_image(&docker, request, recipe, watch).await?;
+    let image = save_built(builders, &docker, &id, watch).await?;
+    Ok(Made { image, base_images: base::look_up(&docker, names).await })
+}
+
+/// Builds an image and returns its id.
+pub(super) async fn build_image(
+    docker: &Docker,
+    request: &BuildRequest,
+    recipe: Recipe,
+    watch: &Watch,
+) -> Result<String, BuildError> {
     let options = BuildImageOptions {
-        dockerfile: dockerfile.display().to_string(),
-        buildargs: Some(arguments.into_iter().collect()),
+        dockerfile: recipe.dockerfile.display().to_string(),
+        buildargs: Some(recipe.arguments.into_iter().collect()),
         labels: Some(HashMap::from([(LABEL.to_owned(), request.plan.clone())])),
-        networkmode: Some("host".to_owned()),
+        networkmode: Some(recipe.network),
         nocache: request.no_cache,
+        target: recipe.stage,
         rm: true,
         forcerm: true,
         ..Default::default()
     };
-    let id = tokio::select! {
-        id = build(&docker, options, request, watch) => id?,
+    tokio::select! {
+        id = build(docker, options, recipe.files, request, watch) => id,
         // The engine ends a build whose client is gone.
-        () = watch.cancel.cancelled() => return Err(BuildError::Canceled),
-    };
-    tag(&docker, &id).await?;
-    save(builders, &docker, &id, watch).await
+        () = watch.cancel.cancelled() => Err(BuildError::Canceled),
+    }
+}
+
+/// Names a built image and stores it.
+pub(super) async fn save_built(
+    builders: &Builders,
+    docker: &Docker,
+    id: &str,
+    watch: &Watch,
+) -> Result<ImageRef, BuildError> {
+    let short = id.trim_start_matches("sha256:").get(..12).unwrap_or(id);
+    tag(docker, id, REPOSITORY, short).await?;
+    save(builders, docker, id, watch).await
 }
 
 /// Stores an image that the engine has.
@@ -104,7 +148,7 @@ pub(super) async fn save_named(builders: &Builders, name: &str) -> Result<ImageR
     })?;
     let id = found.id.ok_or_else(|| missing("the engine tells no id of it".to_owned()))?;
     let (progress, _) = tokio::sync::mpsc::channel(1);
-    let quiet = Watch { progress, cancel: tokio_util::sync::CancellationToken::new() };
+    let quiet = Watch { progress, cancel: tokio_util::sync::CancellationToken::new(), log: None };
     // The same image gives the same archive, so its id is a key.
     let key = id.replace(':', "-");
     if let Some(image) = super::cache::find(&builders.objects, &key).await? {
@@ -115,7 +159,8 @@ pub(super) async fn save_named(builders: &Builders, name: &str) -> Result<ImageR
     Ok(image)
 }
 
-async fn connect() -> Result<Docker, BuildError> {
+/// Connects to the engine of this host.
+pub(super) async fn connect() -> Result<Docker, BuildError> {
     let socket = std::env::var("DOCKER_HOST")
         .ok()
         .and_then(|host| host.strip_prefix("unix://").map(str::to_owned))
@@ -133,11 +178,11 @@ async fn connect() -> Result<Docker, BuildError> {
 async fn build(
     docker: &Docker,
     options: BuildImageOptions,
+    files: Files,
     request: &BuildRequest,
     watch: &Watch,
 ) -> Result<String, BuildError> {
-    let from = request.source.clone();
-    let context = blocking("pack the build context", move || context(&from)).await?;
+    let context = blocking("pack the build context", move || packed(&files)).await?;
     let context = tokio::fs::File::from_std(context);
     let body = body_try_stream(ReaderStream::with_capacity(context, 1 << 18));
     let mut steps = docker.build_image(options, None, Some(body));
@@ -175,35 +220,39 @@ fn not_built(request: &BuildRequest, error: Engine, last: LastLines) -> BuildErr
     BuildError::Failed { builder, reason, last_lines: last.into_vec() }
 }
 
-/// Packs the build context into a file without a name.
-fn context(source: &Path) -> std::io::Result<std::fs::File> {
-    let mut archive = tar::Builder::new(tempfile::tempfile()?);
-    let plan = source.join("plan");
-    source::append_tree(&mut archive, Path::new("plan"), &plan, source::left_out)?;
-    let mut names = vec![PathBuf::from("plan"), PathBuf::from("extra")];
+/// The build context of plans that bring their Dockerfile, and of `docker:go` and `docker:node`: Testground's.
+pub(super) fn context(source: &Path) -> std::io::Result<Files> {
+    let mut files = Files::new();
     let extra = source.join("extra");
     if extra.is_dir() {
-        source::append_tree(&mut archive, Path::new("extra"), &extra, |_| false)?;
+        tree::gather(&mut files, Path::new("extra"), &extra, |_| false)?;
         for entry in std::fs::read_dir(&extra)? {
             let name = PathBuf::from(entry?.file_name());
-            if !names.contains(&name) {
-                source::append_tree(&mut archive, &name, &extra.join(&name), |_| false)?;
-                names.push(name);
-            }
+            tree::gather(&mut files, &name, &extra.join(&name), |_| false)?;
         }
     }
-    if !names.contains(&PathBuf::from("sdk")) {
-        archive.append_dir("sdk", tempfile::tempdir()?.path())?;
-    }
+    tree::add_directory(&mut files, Path::new("sdk"));
+    tree::gather(&mut files, Path::new("plan"), &source.join("plan"), tree::left_out)?;
+    Ok(files)
+}
+
+/// Packs the build context into a file without a name.
+fn packed(files: &Files) -> std::io::Result<std::fs::File> {
+    let mut archive = tar::Builder::new(tempfile::tempfile()?);
+    source::append(&mut archive, files)?;
     let mut file = archive.into_inner()?;
     std::io::Seek::rewind(&mut file)?;
     Ok(file)
 }
 
-/// Gives the image a name, so that the engine keeps it and with it the cache of the next build.
-async fn tag(docker: &Docker, id: &str) -> Result<(), BuildError> {
-    let short = id.trim_start_matches("sha256:").get(..12).unwrap_or(id).to_owned();
-    let options = TagImageOptions { repo: Some(REPOSITORY.to_owned()), tag: Some(short) };
+/// Gives an image a name, so that the engine keeps it and with it the cache of the next build.
+pub(super) async fn tag(
+    docker: &Docker,
+    id: &str,
+    repository: &str,
+    tag: &str,
+) -> Result<(), BuildError> {
+    let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
     docker.tag_image(id, Some(options)).await.map_err(host("name the built image"))
 }
 

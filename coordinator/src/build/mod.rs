@@ -2,10 +2,17 @@
 //!
 //! ```text
 //! source     packs a plan directory on the client, unpacks it here
+//! layout     how a plan and what it needs lie to each other while they are built
+//! tree       gathers files and mirrors them
 //! cache      what a build's input is, and which image it gave (content-addressed)
 //! settings   reads a builder's options
+//! dependencies   what a group replaces, its commits looked up
+//! git        commits and their files
+//! base       images that others are built on
 //! process    runs a build command and passes its lines on
-//! cargo, command, docker    the builders
+//! log        what a build prints, kept
+//! error      why there is no image, and whose fault that is
+//! cargo, go, command, docker, generated    the builders
 //! ```
 //!
 //! A distinct input is built once, also when two runs ask at the same moment: the second one waits for the
@@ -15,103 +22,36 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use groundswell_common::builds::{BaseImage, BuildReport, LockWish, Pins};
+use groundswell_common::chain::Chain;
 use groundswell_common::messages::{ImageKind, ImageRef, RuntimeKind};
-use groundswell_common::objects::{Objects, ObjectsError};
+use groundswell_common::objects::{Objects, digest};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+mod base;
 mod cache;
-mod cargo;
+pub mod cargo;
 mod command;
+pub mod dependencies;
 mod docker;
+mod error;
+mod generated;
+pub mod git;
+mod go;
+mod go_mod;
+mod layout;
+mod log;
 mod process;
 mod settings;
 pub mod source;
+mod tree;
 
-/// Why there is no image.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// There is no such builder.
-    #[error("there is no builder `{builder}`; there are: {known}")]
-    Unknown {
-        /// What was asked for.
-        builder: String,
-        /// Which there are.
-        known: String,
-    },
-    /// A builder of Testground that does not exist here.
-    #[error("builder `{builder}` is not supported: {instead}")]
-    Unsupported {
-        /// What was asked for.
-        builder: String,
-        /// What to do.
-        instead: &'static str,
-    },
-    /// An option of the builder is wrong.
-    #[error("option `{key}` of builder `{builder}`: {reason}")]
-    Option {
-        /// Whose option.
-        builder: String,
-        /// Which.
-        key: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The plan does not build.
-    #[error("builder `{builder}` failed: {reason}{}", shown(.last_lines))]
-    Failed {
-        /// Which builder.
-        builder: String,
-        /// What went wrong.
-        reason: String,
-        /// The last lines it printed.
-        last_lines: Vec<String>,
-    },
-    /// A ready artifact that is not there.
-    #[error("there is no artifact `{artifact}`: {reason}")]
-    Artifact {
-        /// What the composition names.
-        artifact: String,
-        /// Where it was looked for.
-        reason: String,
-    },
-    /// It was canceled.
-    #[error("the build was canceled")]
-    Canceled,
-    /// The object store is the cause.
-    #[error(transparent)]
-    Objects(#[from] ObjectsError),
-    /// This host is the cause.
-    #[error("failed to {doing}")]
-    Host {
-        /// What was tried.
-        doing: String,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-impl BuildError {
-    /// Whether the plan or its composition is the cause, and not this host.
-    #[must_use]
-    pub fn fault_of_plan(&self) -> bool {
-        match self {
-            Self::Unknown { .. }
-            | Self::Unsupported { .. }
-            | Self::Option { .. }
-            | Self::Failed { .. }
-            | Self::Artifact { .. } => true,
-            Self::Canceled | Self::Objects(_) | Self::Host { .. } => false,
-        }
-    }
-}
-
-fn shown(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("\n  {line}")).collect()
-}
+pub use error::BuildError;
+use log::BuildLog;
 
 /// A dependency that a group replaces.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -154,47 +94,71 @@ impl BuildRequest {
 /// A way to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Builder {
+    /// The plan's Dockerfile.
     Generic,
+    /// A ready image.
     Image,
+    /// A Dockerfile made here.
+    Generated,
     Cargo,
+    Go,
     Command,
-    /// One of Testground's; the text says what to do.
-    Missing(&'static str),
 }
 
-const BUILDERS: [(&str, Builder); 7] = [
+const BUILDERS: [(&str, Builder); 8] = [
+    ("docker:cargo", Builder::Generated),
     ("docker:generic", Builder::Generic),
+    ("docker:go", Builder::Generated),
     ("docker:image", Builder::Image),
+    ("docker:node", Builder::Generated),
     ("exec:cargo", Builder::Cargo),
     ("exec:command", Builder::Command),
-    (
-        "docker:go",
-        Builder::Missing(
-            "write a Dockerfile and use `docker:generic`, or use `exec:command` with `go build`",
-        ),
-    ),
-    ("exec:go", Builder::Missing("use `exec:command` with `go build` as its command")),
-    (
-        "docker:node",
-        Builder::Missing(
-            "write a Dockerfile and use `docker:generic`, or use `exec:command` with `npm ci`",
-        ),
-    ),
+    ("exec:go", Builder::Go),
 ];
+
+/// What a build gave.
+struct Made {
+    image: ImageRef,
+    /// What it was built on, where that is known only afterwards.
+    base_images: Vec<BaseImage>,
+}
+
+impl From<ImageRef> for Made {
+    fn from(image: ImageRef) -> Self {
+        Self { image, base_images: Vec::new() }
+    }
+}
+
+/// What a build came to, and what is to be remembered of it.
+#[derive(Debug)]
+pub struct Told {
+    /// What went in and what came of it.
+    pub report: BuildReport,
+    /// The image.
+    pub image: Result<ImageRef, BuildError>,
+}
 
 /// Where a build's lines go, and what ends it early.
 #[derive(Clone)]
 struct Watch {
     progress: mpsc::Sender<String>,
     cancel: CancellationToken,
+    log: Option<Arc<BuildLog>>,
 }
 
 impl Watch {
     /// Passes a line on. A build that prints faster than somebody reads waits; nobody reading is fine.
     async fn say(&self, line: impl Into<String>) {
-        let _ = self.progress.send(line.into()).await;
+        let line = line.into();
+        if let Some(log) = &self.log {
+            log.add(&line);
+        }
+        let _ = self.progress.send(line).await;
     }
 }
+
+/// How many builds go on at the same time when nobody says otherwise.
+pub const PARALLEL: usize = 4;
 
 /// Builds images and remembers them.
 #[derive(Clone)]
@@ -202,6 +166,8 @@ pub struct Builders {
     objects: Objects,
     cache_dir: PathBuf,
     underway: Arc<Mutex<BTreeMap<String, Weak<Semaphore>>>>,
+    /// Room for builds that go on.
+    room: Arc<Semaphore>,
 }
 
 impl Builders {
@@ -209,7 +175,14 @@ impl Builders {
     #[must_use]
     pub fn new(objects: Objects, cache_dir: &Path) -> Self {
         let cache_dir = cache_dir.to_owned();
-        Self { objects, cache_dir, underway: Arc::default() }
+        let room = Arc::new(Semaphore::new(PARALLEL));
+        Self { objects, cache_dir, underway: Arc::default(), room }
+    }
+
+    /// Lets so many builds go on at the same time.
+    #[must_use]
+    pub fn with_parallel(self, builds: usize) -> Self {
+        Self { room: Arc::new(Semaphore::new(builds.max(1))), ..self }
     }
 
     /// Builds an image, or finds the one that the same input has given before. Lines of the build go to
@@ -223,33 +196,140 @@ impl Builders {
         progress: mpsc::Sender<String>,
         cancel: CancellationToken,
     ) -> Result<ImageRef, BuildError> {
-        let watch = Watch { progress, cancel };
+        self.build_and_tell(request, &[], None, progress, cancel).await.image
+    }
+
+    /// Builds an image for some groups as [`Builders::build`] does, by a lock if there is one, and tells what went
+    /// into it. What it prints is kept.
+    pub async fn build_and_tell(
+        &self,
+        request: &BuildRequest,
+        groups: &[String],
+        wish: Option<&LockWish>,
+        progress: mpsc::Sender<String>,
+        cancel: CancellationToken,
+    ) -> Told {
+        let begin = Instant::now();
+        let log = BuildLog::new().ok().map(Arc::new);
+        let watch = Watch { progress, cancel, log: log.clone() };
+        let mut report = report_of(request, groups);
+        let image = self.image(request, wish, &watch, &mut report).await;
+        let took = begin.elapsed().as_millis();
+        report.took_ms = u64::try_from(took).unwrap_or(u64::MAX);
+        match &image {
+            Ok(image) => report.pins.image.clone_from(&image.digest),
+            Err(error) => report.error = Chain(error).to_string(),
+        }
+        if let Some(log) = log.filter(|_| !report.cached && !report.pins.input.is_empty()) {
+            let key = cache::log_key(&report.pins.input);
+            // A log that is not kept costs nobody an image.
+            if self.objects.put_file(&key, &log.path()).await.is_ok() {
+                report.log = Some(key);
+            }
+        }
+        Told { report, image }
+    }
+
+    async fn image(
+        &self,
+        request: &BuildRequest,
+        wish: Option<&LockWish>,
+        watch: &Watch,
+        report: &mut BuildReport,
+    ) -> Result<ImageRef, BuildError> {
         let builder = find(&request.builder)?;
+        let lock = wish.map(|wish| &wish.lock);
+        let (dependencies, sources) = dependencies::pin(request, lock).await?;
+        let request = BuildRequest { dependencies, ..request.clone() };
+        report.pins.sources = sources;
         let extra = match builder {
-            Builder::Cargo => cargo::toolchain(request).await?,
-            Builder::Image => return docker::image(self, request, &watch).await,
-            Builder::Generic | Builder::Command | Builder::Missing(_) => String::new(),
+            Builder::Cargo => cargo::toolchain(&request).await?,
+            Builder::Go => go::toolchain().await?,
+            Builder::Generated => {
+                report.pins.base_images = base::resolve(&request, lock, watch).await?;
+                let digests = report.pins.base_images.iter().map(|image| image.digest.as_str());
+                digests.collect::<Vec<_>>().join("\n")
+            }
+            Builder::Image => return self.ready_image(&request, wish, watch, report).await,
+            Builder::Generic | Builder::Command => String::new(),
         };
-        let key = cache::key(request, &extra).await?;
-        let turn = self.turn(&key);
-        let _turn = tokio::select! {
-            turn = turn.acquire() => turn.expect("the semaphore is never closed"),
-            () = watch.cancel.cancelled() => return Err(BuildError::Canceled),
-        };
+        let key = cache::key(&request, &extra).await?;
+        report.pins.input = format!("sha256:{key}");
+        let locked = wish.filter(|wish| wish.exact).map(|wish| locked_pins(wish, &report.groups));
+        let locked = locked.transpose()?.flatten();
+        if let Some(locked) = &locked {
+            same("the digest of the input", &report.pins.input, &locked.input)?;
+        }
+        let image = self.find_or_make(builder, &request, &key, watch, report).await?;
+        if let Some(locked) = &locked {
+            same("the digest of the image", &image.digest, &locked.image)?;
+            let shown = |images: &[BaseImage]| format!("{images:?}");
+            let found = &report.pins.base_images;
+            same("what it is built on", &shown(found), &shown(&locked.base_images))?;
+        }
+        Ok(image)
+    }
+
+    async fn ready_image(
+        &self,
+        request: &BuildRequest,
+        wish: Option<&LockWish>,
+        watch: &Watch,
+        report: &mut BuildReport,
+    ) -> Result<ImageRef, BuildError> {
+        let image = docker::image(self, request, watch).await?;
+        report.pins.input.clone_from(&image.digest);
+        if let Some(wish) = wish.filter(|wish| wish.exact)
+            && let Some(locked) = locked_pins(wish, &report.groups)?
+        {
+            same("the digest of the image", &image.digest, &locked.image)?;
+        }
+        Ok(image)
+    }
+
+    /// The image in the cache, or a new one when it is this build's turn.
+    async fn find_or_make(
+        &self,
+        builder: Builder,
+        request: &BuildRequest,
+        key: &str,
+        watch: &Watch,
+        report: &mut BuildReport,
+    ) -> Result<ImageRef, BuildError> {
+        let turn = self.turn(key);
+        let _turn = until_canceled(turn.acquire(), watch).await?;
         if !request.no_cache
-            && let Some(image) = cache::find(&self.objects, &key).await?
+            && let Some(image) = cache::find(&self.objects, key).await?
         {
             watch.say(format!("{}: the image is in the cache", request.builder)).await;
+            let known = cache::known(&self.objects, key).await?;
+            report.cached = true;
+            report.log = known.logged.then(|| cache::log_key(&report.pins.input));
+            if report.pins.base_images.is_empty() {
+                report.pins.base_images = known.base_images;
+            }
             return Ok(image);
         }
-        let image = match builder {
-            Builder::Generic => docker::generic(self, request, &watch).await?,
-            Builder::Cargo => cargo::build(self, request, &watch).await?,
-            Builder::Command => command::build(self, request, &watch).await?,
-            Builder::Image | Builder::Missing(_) => unreachable!("answered above"),
+        let _room = until_canceled(self.room.acquire(), watch).await?;
+        let made = match builder {
+            Builder::Generic => docker::generic(self, request, watch).await?,
+            Builder::Generated => {
+                let images = &report.pins.base_images;
+                generated::build(self, request, images, watch).await?.into()
+            }
+            Builder::Cargo => cargo::build(self, request, watch).await?.into(),
+            Builder::Go => go::build(self, request, watch).await?.into(),
+            Builder::Command => command::build(self, request, watch).await?.into(),
+            Builder::Image => unreachable!("answered above"),
         };
-        cache::remember(&self.objects, &key, &image).await?;
-        Ok(image)
+        if report.pins.base_images.is_empty() {
+            report.pins.base_images = made.base_images;
+        }
+        cache::remember(&self.objects, key, &made.image).await?;
+        let logged = watch.log.is_some();
+        let known = cache::Known { base_images: report.pins.base_images.clone(), logged };
+        cache::remember_more(&self.objects, key, &known).await?;
+        Ok(made.image)
     }
 
     /// The image of a ready artifact: the digest of an image that was built before, `sha256:…`, or the name
@@ -297,18 +377,63 @@ impl Builders {
     }
 }
 
-fn find(builder: &str) -> Result<Builder, BuildError> {
-    match BUILDERS.iter().find(|known| known.0 == builder) {
-        Some((_, Builder::Missing(instead))) => {
-            Err(BuildError::Unsupported { builder: builder.to_owned(), instead })
-        }
-        Some((_, found)) => Ok(*found),
-        None => {
-            let known = BUILDERS.iter().filter(|known| !matches!(known.1, Builder::Missing(_)));
-            let known: Vec<_> = known.map(|known| format!("`{}`", known.0)).collect();
-            Err(BuildError::Unknown { builder: builder.to_owned(), known: known.join(", ") })
-        }
+fn report_of(request: &BuildRequest, groups: &[String]) -> BuildReport {
+    BuildReport {
+        groups: groups.to_vec(),
+        pins: Pins {
+            builder: request.builder.clone(),
+            input: String::new(),
+            image: String::new(),
+            sources: Vec::new(),
+            base_images: Vec::new(),
+        },
+        cached: false,
+        took_ms: 0,
+        log: None,
+        error: String::new(),
     }
+}
+
+/// What a lock says of a build; nothing when the build is for no group.
+fn locked_pins<'a>(wish: &'a LockWish, groups: &[String]) -> Result<Option<&'a Pins>, BuildError> {
+    let Some(group) = groups.first() else { return Ok(None) };
+    wish.lock.groups.get(group).map(Some).ok_or_else(|| BuildError::Locked {
+        what: "the composition",
+        found: format!("one with a group `{group}`"),
+        locked: "nothing about it".to_owned(),
+    })
+}
+
+fn same(what: &'static str, found: &str, locked: &str) -> Result<(), BuildError> {
+    if found == locked {
+        return Ok(());
+    }
+    Err(BuildError::Locked { what, found: found.to_owned(), locked: locked.to_owned() })
+}
+
+/// Waits for a turn, or until the build is canceled.
+async fn until_canceled<'a>(
+    acquiring: impl Future<Output = Result<SemaphorePermit<'a>, AcquireError>>,
+    watch: &Watch,
+) -> Result<SemaphorePermit<'a>, BuildError> {
+    tokio::select! {
+        turn = acquiring => Ok(turn.expect("the semaphore is never closed")),
+        () = watch.cancel.cancelled() => Err(BuildError::Canceled),
+    }
+}
+
+/// One directory for each crate or module of each plan.
+fn home_name(request: &BuildRequest, path: &Path) -> String {
+    let name = digest(format!("{}\0{}", request.plan, path.display()).as_bytes());
+    name[7..23].to_owned()
+}
+
+fn find(builder: &str) -> Result<Builder, BuildError> {
+    let found = BUILDERS.iter().find(|known| known.0 == builder).map(|known| known.1);
+    found.ok_or_else(|| {
+        let known: Vec<_> = BUILDERS.iter().map(|known| format!("`{}`", known.0)).collect();
+        BuildError::Unknown { builder: builder.to_owned(), known: known.join(", ") }
+    })
 }
 
 /// Runs file work on a thread of its own.
@@ -335,12 +460,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_builder_of_testground_that_is_missing_names_the_alternative() {
-        let refused = find("docker:go").expect_err("unsupported");
-        assert!(refused.to_string().contains("`docker:generic`"), "{refused}");
-        assert!(refused.fault_of_plan());
+    fn an_unknown_builder_is_told_with_those_there_are() {
         let refused = find("exec:rust").expect_err("unknown");
-        assert!(refused.to_string().contains("`exec:cargo`"), "{refused}");
-        assert!(!refused.to_string().contains("docker:go"), "{refused}");
+        assert!(
+            refused.fault_of_plan() && refused.to_string().contains("`exec:cargo`"),
+            "{refused}"
+        );
+        for (known, _) in BUILDERS {
+            find(known).expect("it is known");
+        }
     }
 }

@@ -23,6 +23,29 @@ impl Settings<'_> {
         }
     }
 
+    /// A flag; absent is no.
+    pub(super) fn flag(&self, key: &str) -> Result<bool, BuildError> {
+        match self.0.config.get(key) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(other) => Err(self.wrong(key, format!("`{other}` is neither true nor false"))),
+        }
+    }
+
+    /// Selectors and dependencies as texts, for builders that leave it to the plan what to make of them.
+    pub(super) fn choices(&self) -> Vec<(String, String)> {
+        let one = |one: &super::Dependency| {
+            let target = if one.target.is_empty() { &one.module } else { &one.target };
+            format!("{}={target}@{}", one.module, one.version)
+        };
+        let dependencies: Vec<_> = self.0.dependencies.iter().map(one).collect();
+        [("SELECTORS", self.0.selectors.join(",")), ("DEPENDENCIES", dependencies.join(" "))]
+            .into_iter()
+            .filter(|(_, text)| !text.is_empty())
+            .map(|(name, text)| (name.to_owned(), text))
+            .collect()
+    }
+
     /// A list of texts; one text counts as a list of it.
     pub(super) fn list(&self, key: &str) -> Result<Vec<String>, BuildError> {
         let not_texts =

@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use groundswell_common::fidelity::Grade;
+use groundswell_common::ids::WorkerId;
+use groundswell_common::queue::Priority;
+use groundswell_common::token::Scope;
 
 use super::exit::Exit;
+use super::templates::Template;
 
 /// Runs Testground test plans on this machine or on a cluster.
 #[derive(Debug, Parser)]
@@ -35,9 +39,21 @@ pub(crate) struct Global {
     /// NATS server of the cluster, nats://host:port [env: GROUNDSWELL_NATS]
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub(crate) nats: Option<String>,
-    /// NATS credentials file [env: GROUNDSWELL_CREDENTIALS]
+    /// NATS credentials file, or a file with the seed of an nkey [env: GROUNDSWELL_CREDENTIALS]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub(crate) credentials: Option<PathBuf>,
+    /// Certificate authority of the NATS servers, PEM; insists on TLS [env: GROUNDSWELL_CA]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Client certificate for NATS, PEM [env: GROUNDSWELL_CERTIFICATE]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) certificate: Option<PathBuf>,
+    /// Key of the client certificate, PEM [env: GROUNDSWELL_KEY]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) key: Option<PathBuf>,
+    /// File with the token the coordinator asks for [env: GROUNDSWELL_TOKEN_FILE, or GROUNDSWELL_TOKEN with the token]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Object store, file:///directory or s3://bucket/prefix [env: GROUNDSWELL_OBJECTS]
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub(crate) objects: Option<String>,
@@ -107,6 +123,10 @@ pub(crate) enum Command {
     Status(Status),
     /// List runs, newest first
     Ls(Ls),
+    /// Show what a run has measured; without RUN the latest
+    Kpis(Kpis),
+    /// Show what was built for a run, or what a build printed
+    Builds(Builds),
     /// Show what instances printed
     Logs(Logs),
     /// Fetch the outputs of a run as an archive, or one file of them
@@ -122,8 +142,20 @@ pub(crate) enum Command {
     /// Make and find plans
     #[command(subcommand)]
     Plan(Plan),
-    /// List the workers of the cluster
-    Workers(List),
+    /// Put, list and remove datasets: files that instances read
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
+    /// List the runs that wait, and why
+    Queue(List),
+    /// Change how urgent a run is that waits
+    Priority(SetPriority),
+    /// List the workers of the cluster, or take some of them out of service
+    Workers(Workers),
+    /// Make a key for the NATS servers of a cluster, and print what they have to know of it
+    Nkey(Nkey),
+    /// Make, list and revoke tokens, for clusters that ask for them
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Find out what is missing on this machine or cluster, and how to get it
     Doctor,
     /// Print a completion script for a shell
@@ -203,9 +235,33 @@ pub(crate) struct Submit {
     /// A variable the composition's template sees as .Env.KEY, repeatable
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) set: Vec<(String, String)>,
+    /// How urgent it is; wins over the composition [default: normal]
+    #[arg(long, value_enum, value_name = "CLASS")]
+    pub(crate) priority: Option<Urgency>,
+    /// On whose account it runs; the team that lists you otherwise
+    #[arg(long, env = "GROUNDSWELL_TEAM", hide_env_values = true, value_name = "NAME")]
+    pub(crate) team: Option<String>,
+    /// Submitting the same again with the same key gives the run there is
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// Repository, instead of what git says; with --metadata-branch a newer run replaces an older one that waits
+    #[arg(long, value_name = "REPO")]
+    pub(crate) metadata_repo: Option<String>,
+    /// Branch, instead of what git says
+    #[arg(long, value_name = "BRANCH")]
+    pub(crate) metadata_branch: Option<String>,
+    /// Commit, instead of what git says
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) metadata_commit: Option<String>,
     /// Build again even when the image is in the cache
     #[arg(long)]
     pub(crate) no_cache: bool,
+    /// Refuse what is not built from exactly what FILE's lock file says
+    #[arg(long, conflicts_with = "update_lock")]
+    pub(crate) locked: bool,
+    /// Look up branches and base images anew, and write the lock file: NAME.lock.toml beside NAME.toml
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) update_lock: bool,
     /// Fetch the outputs at the end, into RUN.tgz or as -o says
     #[arg(long)]
     pub(crate) collect: bool,
@@ -230,6 +286,24 @@ pub(crate) enum Runtime {
     Netns,
 }
 
+/// How urgent a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Urgency {
+    Interactive,
+    Normal,
+    Batch,
+}
+
+impl From<Urgency> for Priority {
+    fn from(urgency: Urgency) -> Self {
+        match urgency {
+            Urgency::Interactive => Self::Interactive,
+            Urgency::Normal => Self::Normal,
+            Urgency::Batch => Self::Batch,
+        }
+    }
+}
+
 /// How true a data network has to be to its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fidelity {
@@ -248,15 +322,47 @@ impl From<Fidelity> for Grade {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Serve {
+    /// Configuration file: teams, quotas, the queue
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Name of this coordinator among its standbys; the host's name otherwise
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// Where builds and downloads are kept
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
+    /// Begin anew where NATS has lost the control state: live runs, tokens and cordons are gone then
+    #[arg(long)]
+    pub(crate) bootstrap: bool,
     /// Divide every interval of the worker lease, for tests
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) lease_divisor: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Nkey {
+    /// Who gets it
+    #[arg(long, value_enum)]
+    pub(crate) role: RoleName,
+    /// Name of the worker
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Where the secret part is written; --credentials takes it
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+/// What somebody may do in a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleName {
+    /// Leads, or stands by
+    Coordinator,
+    /// Runs instances
+    Worker,
+    /// Submits, cancels and looks
+    Submitter,
+    /// Looks
+    Viewer,
 }
 
 #[derive(Debug, clap::Args)]
@@ -268,6 +374,16 @@ pub(crate) struct Up {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Status {
+    /// Any unique prefix of a run's id or name, or `latest`
+    #[arg(default_value = "latest")]
+    pub(crate) run: String,
+    /// How it is printed
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Kpis {
     /// Any unique prefix of a run's id or name, or `latest`
     #[arg(default_value = "latest")]
     pub(crate) run: String,
@@ -294,6 +410,58 @@ pub(crate) struct List {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Workers {
+    #[command(subcommand)]
+    pub(crate) command: Option<WorkersCommand>,
+    /// How it is printed
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkersCommand {
+    /// Give workers nothing new; what runs on them goes on
+    Cordon(Cordon),
+    /// Give workers runs again
+    Uncordon(Uncordon),
+    /// Give workers nothing new, and wait until nothing runs on them
+    #[command(
+        after_help = "Ctrl-C stops waiting; the workers stay cordoned, and a deadline counts on."
+    )]
+    Drain(DrainWorkers),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cordon {
+    /// The workers
+    #[arg(value_name = "WORKER", required = true)]
+    pub(crate) workers: Vec<WorkerId>,
+    /// Why, for whoever asks
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Uncordon {
+    /// The workers
+    #[arg(value_name = "WORKER", required = true)]
+    pub(crate) workers: Vec<WorkerId>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DrainWorkers {
+    #[command(flatten)]
+    pub(crate) cordon: Cordon,
+    /// End what is left after this long, as a failure of the infrastructure
+    #[arg(long, value_name = "DUR", value_parser = humantime::parse_duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// Do not wait
+    #[arg(long)]
+    pub(crate) detach: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Logs {
     /// Any unique prefix of a run's id or name, or `latest`
     pub(crate) run: String,
@@ -309,6 +477,44 @@ pub(crate) struct Logs {
     /// Only what was printed on stderr
     #[arg(long)]
     pub(crate) stderr: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DatasetCommand {
+    /// Store the files of a directory under a name, or those below a URL of the same object store
+    Put {
+        /// A directory, or a URL that begins with the object store's
+        #[arg(value_name = "DIR")]
+        from: String,
+        /// Its name in compositions
+        #[arg(long, value_name = "NAME")]
+        name: String,
+    },
+    /// List datasets
+    #[command(visible_alias = "ls")]
+    List {
+        /// How the list is printed
+        #[arg(short = 'o', long = "output", value_enum, default_value_t, value_name = "FORMAT")]
+        format: Format,
+    },
+    /// Remove a dataset, and what no other one has
+    Rm {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Builds {
+    /// Any unique prefix of a run's id or name, or `latest`
+    #[arg(default_value = "latest")]
+    pub(crate) run: String,
+    /// Print what the build for this group printed
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) log: Option<String>,
+    /// How the list is printed
+    #[arg(short = 'o', long = "output", value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, clap::Args)]
@@ -333,6 +539,73 @@ pub(crate) struct Cancel {
     /// Why, for the record
     #[arg(long, default_value = "canceled by `coordinator cancel`", value_name = "TEXT")]
     pub(crate) reason: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SetPriority {
+    /// Any unique prefix of a run's id or name, or `latest`
+    pub(crate) run: String,
+    /// How urgent it is
+    #[arg(value_enum, value_name = "CLASS")]
+    pub(crate) class: Urgency,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token and write it into a file for its owner's eyes only
+    Create(CreateToken),
+    /// List the tokens, without their secrets
+    Ls(List),
+    /// End a token at once
+    Revoke {
+        /// Its id, as `token ls` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateToken {
+    /// What it is called, and who submits with it unless --user says so
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: String,
+    /// What it may be used for, repeatable
+    #[arg(long = "scope", value_enum, required = true, value_name = "SCOPE")]
+    pub(crate) scopes: Vec<ScopeName>,
+    /// Team on whose account its runs are; it may cancel no other team's
+    #[arg(long, value_name = "TEAM")]
+    pub(crate) team: Option<String>,
+    /// Who submits with it
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// How long it lasts, such as 90d; for ever unless this says so
+    #[arg(long, value_name = "DUR", value_parser = humantime::parse_duration)]
+    pub(crate) expires: Option<Duration>,
+    /// Where the token goes; a file that is there is not overwritten
+    pub(crate) file: PathBuf,
+}
+
+/// What a token may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScopeName {
+    /// See runs, the queue and the workers
+    Read,
+    /// Submit runs
+    Submit,
+    /// Cancel runs of its team and change how urgent they are
+    Cancel,
+    /// Everything, runs of others and tokens included
+    Admin,
+}
+
+impl From<ScopeName> for Scope {
+    fn from(name: ScopeName) -> Self {
+        match name {
+            ScopeName::Read => Self::Read,
+            ScopeName::Submit => Self::Submit,
+            ScopeName::Cancel => Self::Cancel,
+            ScopeName::Admin => Self::Admin,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -372,12 +645,11 @@ pub(crate) struct Validate {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Plan {
     /// Make a plan that runs
-    New {
-        /// Directory to make; its name is the plan's name
+    New(New),
+    /// Check that a plan implements every case of its manifest
+    Check {
+        /// The plan's directory
         dir: PathBuf,
-        /// Language
-        #[arg(long, value_enum, default_value_t = Lang::Rust)]
-        lang: Lang,
     },
     /// List plans and their cases
     Ls {
@@ -388,6 +660,21 @@ pub(crate) enum Plan {
         #[arg(short = 'o', long, value_enum, default_value_t)]
         format: Format,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct New {
+    /// Directory to make; its name is the plan's name
+    pub(crate) dir: PathBuf,
+    /// What the plan is about
+    #[arg(long, value_enum, default_value_t = Template::Hello)]
+    pub(crate) template: Template,
+    /// Language
+    #[arg(long, value_enum, default_value_t = Lang::Rust)]
+    pub(crate) lang: Lang,
+    /// Where a plan in Rust has the SDK from; without it, the SDK's source is written into the plan
+    #[arg(long, value_name = "DIR|VERSION")]
+    pub(crate) sdk: Option<String>,
 }
 
 /// Languages `plan new` has a template for.

@@ -3,6 +3,7 @@
 use groundswell_common::api::ServiceInfo;
 use groundswell_common::bus::{Bus, BusConfig};
 use groundswell_common::objects::{Objects, ObjectsConfig};
+use groundswell_common::permissions;
 
 use super::call::call;
 use super::exit::Exit;
@@ -55,9 +56,10 @@ pub(crate) fn resting_objects(session: &Session) -> Result<Objects, Trouble> {
 /// Connects to a NATS server.
 pub(crate) async fn connect_bus(session: &Session, url: &str) -> Result<Bus, Trouble> {
     let config = BusConfig {
-        url: url.to_owned(),
-        credentials: session.settings.credentials.clone(),
-        name: "coordinator command line".to_owned(),
+        access: session.settings.access.clone(),
+        inbox: Some(permissions::USER_INBOX.to_owned()),
+        token: session.settings.token.clone(),
+        ..BusConfig::open(url, "coordinator command line")
     };
     Bus::connect(&config).await.map_err(|err| Trouble::from_error(Exit::Unreachable, &err))
 }
@@ -99,8 +101,7 @@ async fn cluster(session: &Session, url: &str) -> Result<Link, Trouble> {
 }
 
 async fn stack(session: &Session, endpoint: local::Endpoint) -> Result<Link, Trouble> {
-    let config =
-        BusConfig { url: endpoint.url, credentials: None, name: "coordinator command line".into() };
+    let config = BusConfig::open(endpoint.url, "coordinator command line");
     let bus =
         Bus::connect(&config).await.map_err(|err| Trouble::from_error(Exit::Unreachable, &err))?;
     let objects = Some(open_objects(session, &endpoint.objects)?);

@@ -115,7 +115,9 @@ async fn cluster(session: &Session) -> Vec<Finding> {
         findings.push(Finding::good("nats", format!("{version} with JetStream, {}", link.place)));
         match call::<ServiceInfo>(&link.bus, "info", &()).await {
             Ok(info) => {
-                findings.push(Finding::good("coordinator", format!("version {}", info.version)));
+                let ServiceInfo { name, pid, version, .. } = info;
+                let text = format!("`{name}` leads, process {pid}, version {version}");
+                findings.push(Finding::good("coordinator", text));
                 findings.push(match link.objects(session).await {
                     Ok(objects) => probe(&objects).await,
                     Err(trouble) => {
@@ -152,7 +154,7 @@ fn workers(workers: Option<Vec<WorkerStatus>>) -> Finding {
         ),
         (n, true) => Finding::good("workers", format!("{n} ready, {slots} slots")),
         (n, false) => {
-            let fix = "`worker doctor` on those hosts";
+            let fix = "`coordinator workers` says who cordoned them; `worker doctor` on the others' hosts";
             Finding::warning("workers", format!("{} of {n}: {}", bad.len(), bad.join(", ")), fix)
         }
     }

@@ -41,9 +41,13 @@ pub(crate) const TABLE: [(Exit, &str, &str); 17] = [
         "maybe",
     ),
     (Exit::Failures, "instances failed", ""),
-    (Exit::Threshold, "a threshold or assertion failed", ""),
+    (Exit::Threshold, "an expectation is broken, or another threshold", ""),
     (Exit::Regression, "a regression against the baseline", ""),
-    (Exit::Inconclusive, "inconclusive, and that was to count as failure", ""),
+    (
+        Exit::Inconclusive,
+        "inconclusive: it would have failed, and the machines were not fit to tell",
+        "yes",
+    ),
     (
         Exit::Infra,
         "infrastructure: a worker or the object store was lost; outputs not collected",
@@ -91,6 +95,7 @@ impl Exit {
         match verdict {
             Verdict::Passed => Self::Passed,
             Verdict::Failed => Self::Failures,
+            Verdict::Inconclusive => Self::Inconclusive,
             Verdict::Infra => Self::Infra,
             Verdict::TimedOut => Self::TimedOut,
             Verdict::Canceled => Self::Interrupted,
@@ -105,7 +110,7 @@ impl Exit {
             RefusalKind::Invalid => Self::Invalid,
             RefusalKind::NotFound => Self::NothingSelected,
             RefusalKind::Unplaceable => Self::NoCapacity,
-            RefusalKind::Unavailable => Self::Unreachable,
+            RefusalKind::Forbidden | RefusalKind::Unavailable => Self::Unreachable,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Finds runs: those a coordinator knows, and those whose record is in the object store.
 
+use std::cmp::Reverse;
+
 use groundswell_common::api::{RunRequest, RunsRequest};
 use groundswell_common::ids::RunId;
 use groundswell_common::objects::Objects;
@@ -46,7 +48,10 @@ pub(crate) async fn run(session: &Session, selector: &str) -> Result<Found, Trou
     }
     found
         .into_iter()
-        .max_by_key(|found| (found.status.submitted_ms, found.link.is_some()))
+        .max_by_key(|found| {
+            let status = &found.status;
+            (status.submitted_ms, !status.forgotten, found.link.is_some())
+        })
         .ok_or_else(|| no_such_run(selector))
 }
 
@@ -82,9 +87,18 @@ pub(crate) async fn runs(session: &Session, limit: u32) -> Result<Vec<RunStatus>
             }
         }
     }
-    runs.sort_by(|a, b| (b.submitted_ms, &b.run).cmp(&(a.submitted_ms, &a.run)));
+    Ok(newest(runs, limit))
+}
+
+/// The newest runs, newest first, each once.
+///
+/// Stacks on one machine share its object store, so each believes the others' runs to be forgotten.
+fn newest(mut runs: Vec<RunStatus>, limit: usize) -> Vec<RunStatus> {
+    let order = |run: &RunStatus| (Reverse(run.submitted_ms), run.run.clone(), run.forgotten);
+    runs.sort_by_key(order);
+    runs.dedup_by(|later, first| later.run == first.run);
     runs.truncate(limit);
-    Ok(runs)
+    runs
 }
 
 /// The stored record of a run.
@@ -174,5 +188,30 @@ mod tests {
         let refused = select(&runs(), "c8").unwrap_err();
         assert_eq!(refused.exit, Exit::NothingSelected);
         assert!(refused.message.starts_with("`c8` is the beginning of 2 runs: "));
+    }
+
+    #[test]
+    fn a_run_that_two_stacks_tell_of_is_shown_once_as_its_own_one_sees_it() {
+        let told = |run: &RunId, submitted_ms: u64, forgotten: bool| -> RunStatus {
+            serde_json::from_value(serde_json::json!({
+                "run": run, "name": run.name(), "revision": 1, "plan": "p", "case": "c", "user": "",
+                "phase": "running", "doing": "", "submitted_ms": submitted_ms, "started_ms": null,
+                "finished_ms": null, "groups": [], "workers": [], "verdict": null, "reason": "",
+                "warnings": [], "failures": [], "forgotten": forgotten,
+            }))
+            .unwrap()
+        };
+        let ids = runs();
+        let all = vec![
+            told(&ids[0], 7, true),
+            told(&ids[1], 9, false),
+            told(&ids[0], 7, false),
+            told(&ids[1], 9, true),
+            told(&ids[2], 3, true),
+        ];
+        let shown: Vec<_> =
+            newest(all, 9).into_iter().map(|run| (run.run, run.forgotten)).collect();
+        let wanted = [(&ids[1], false), (&ids[0], false), (&ids[2], true)];
+        assert_eq!(shown, wanted.map(|(run, forgotten)| (run.clone(), forgotten)));
     }
 }

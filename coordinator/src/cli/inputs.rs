@@ -5,7 +5,9 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use groundswell_common::builds::{BuildLock, PinnedSource};
 use groundswell_common::run::SourceInfo;
+use groundswell_coordinator::build::git::{self, GitError, PlanSource};
 
 use super::args::Submit;
 use super::exit::Exit;
@@ -21,6 +23,8 @@ pub(crate) struct Inputs {
     pub(crate) loaded: Loaded,
     /// The plan's directory.
     pub(crate) plan_dir: PathBuf,
+    /// The commit that it is, when it comes from git.
+    pub(crate) plan_source: Option<PinnedSource>,
     /// The text of its manifest.
     pub(crate) manifest_text: String,
     /// Its manifest.
@@ -35,25 +39,32 @@ pub(crate) struct Options<'a> {
     pub(crate) plans: Option<&'a Path>,
     pub(crate) strict: bool,
     pub(crate) run_ids: &'a [String],
+    /// Where commits are looked up before a repository is asked.
+    pub(crate) lock: Option<&'a BuildLock>,
 }
 
 /// Reads what a submit asks for.
-pub(crate) fn of_submit(session: &Session, args: &Submit) -> Result<Inputs, Trouble> {
+pub(crate) async fn of_submit(
+    session: &Session,
+    args: &Submit,
+    lock: Option<&BuildLock>,
+) -> Result<Inputs, Trouble> {
     let options = Options {
         set: &args.set,
         plans: args.plans.as_deref(),
         strict: args.strict,
         run_ids: &args.run_ids,
+        lock,
     };
     if let Some(plan) = &args.plan {
-        return of_plan(session, args, plan, &options);
+        return of_plan(session, args, plan, &options).await;
     }
     let file = args.file.as_deref().unwrap_or(Path::new("-"));
-    of_file(session, file, &options)
+    of_file(session, file, &options).await
 }
 
 /// Reads a composition file; `-` is stdin.
-pub(crate) fn of_file(
+pub(crate) async fn of_file(
     session: &Session,
     file: &Path,
     options: &Options<'_>,
@@ -68,17 +79,17 @@ pub(crate) fn of_file(
         let text = std::fs::read_to_string(file).map_err(|err| unreadable(&name, &err))?;
         (name, file.parent().unwrap_or(Path::new("")).to_owned(), text)
     };
-    finish(session, name, &text, &base, options)
+    finish(session, name, &text, &base, options).await
 }
 
-fn of_plan(
+async fn of_plan(
     session: &Session,
     args: &Submit,
     plan: &Path,
     options: &Options<'_>,
 ) -> Result<Inputs, Trouble> {
     let wanted = plan.to_string_lossy();
-    let dir = find_plan(&wanted, &places(session, Path::new("."), options.plans))?;
+    let dir = locate_plan(session, &wanted, Path::new("."), options).await?.0;
     let manifest = read_manifest(&dir)?.1;
     let choose = |given: &Option<String>, default: &str, what: &str| match given {
         Some(given) => Ok(given.clone()),
@@ -98,10 +109,10 @@ fn of_plan(
         params: &args.params,
     });
     let name = format!("{wanted}/{}", args.case.as_deref().unwrap_or_default());
-    finish(session, name, &text, Path::new("."), options)
+    finish(session, name, &text, Path::new("."), options).await
 }
 
-fn finish(
+async fn finish(
     session: &Session,
     name: String,
     text: &str,
@@ -115,7 +126,7 @@ fn finish(
     for warning in &loaded.warnings {
         session.out.note(warning);
     }
-    let plan_dir = find_plan(&loaded.plan, &places(session, base, options.plans))?;
+    let (plan_dir, plan_source) = locate_plan(session, &loaded.plan, base, options).await?;
     let (manifest_text, manifest) = read_manifest(&plan_dir)?;
     // Every run is checked, also those that are not wanted: half a composition is not valid.
     let mut all = BTreeMap::new();
@@ -124,7 +135,7 @@ fn finish(
         all.insert(run.clone(), groups);
     }
     let runs = wanted_runs(&name, &all, options.run_ids)?;
-    Ok(Inputs { name, loaded, plan_dir, manifest_text, manifest, runs })
+    Ok(Inputs { name, loaded, plan_dir, plan_source, manifest_text, manifest, runs })
 }
 
 type Groups = Vec<(String, u32)>;
@@ -149,6 +160,37 @@ fn wanted_runs(
         })
     };
     wanted.iter().map(find).collect()
+}
+
+/// The plan's directory; one in git is fetched.
+async fn locate_plan(
+    session: &Session,
+    plan: &str,
+    base: &Path,
+    options: &Options<'_>,
+) -> Result<(PathBuf, Option<PinnedSource>), Trouble> {
+    let failed = |err: GitError| Trouble::from_error(Exit::Invalid, &err);
+    let Some(source) = PlanSource::parse(plan).map_err(failed)? else {
+        return Ok((find_plan(plan, &places(session, base, options.plans))?, None));
+    };
+    let asked = source.asked.to_string();
+    let commit = match options.lock.and_then(|lock| lock.commit(&source.url, &asked)) {
+        Some(commit) => commit.to_owned(),
+        None => git::resolve(&source.url, &source.asked).await.map_err(failed)?,
+    };
+    let cache_dir = session.settings.home.join("cache");
+    let files = git::checkout(&source.url, &commit, &cache_dir).await.map_err(failed)?;
+    let dir = files.join(&source.directory);
+    if !dir.join("manifest.toml").is_file() {
+        let (url, place) = (&source.url, &source.directory);
+        return Err(Trouble::new(
+            Exit::Invalid,
+            format!("`{url}` at {commit} has no manifest.toml in `{place}`"),
+            "name the plan's directory after `#`: git+URL?branch=NAME#directory",
+        ));
+    }
+    let pinned = PinnedSource { module: String::new(), url: source.url, asked, commit };
+    Ok((dir, Some(pinned)))
 }
 
 /// Where a plan may be, best first: beside the composition, under the configured directories, and in a
@@ -195,8 +237,19 @@ fn invalid(rendered: String) -> Trouble {
     Trouble::new(Exit::Invalid, rendered, "")
 }
 
+/// Where the plan comes from.
+pub(crate) async fn source_info(inputs: &Inputs) -> SourceInfo {
+    let Some(source) = &inputs.plan_source else { return git_info(&inputs.plan_dir).await };
+    SourceInfo {
+        repo: without_password(&source.url),
+        branch: source.asked.strip_prefix("branch=").unwrap_or_default().to_owned(),
+        commit: source.commit.clone(),
+        dirty: false,
+    }
+}
+
 /// What git knows about a directory; nothing when there is no git or no repository.
-pub(crate) async fn source_info(dir: &Path) -> SourceInfo {
+async fn git_info(dir: &Path) -> SourceInfo {
     let git = async |arguments: &[&str]| -> Option<String> {
         let output = tokio::process::Command::new("git")
             .arg("-C")

@@ -24,6 +24,7 @@ use super::connect::Link;
 use super::exit::Exit;
 use super::keys::{Interrupt, Interrupts, Keys};
 use super::progress::Progress;
+use super::summary::totals;
 use crate::local::Stack;
 
 /// How often plain progress says that it is alive.
@@ -70,8 +71,21 @@ pub(crate) struct Stopped {
 }
 
 impl Stopped {
-    /// Everything that holds for a run that ended like this; none is a pass.
-    pub(crate) fn codes(self, verdict: Option<Verdict>) -> Vec<Exit> {
+    /// Everything that holds for a run that is over; none is a pass.
+    pub(crate) fn codes_of(self, status: &RunStatus) -> Vec<Exit> {
+        let mut codes = self.codes(status.verdict);
+        let broken = status.judgement.as_ref().is_some_and(|one| one.broken().next().is_some());
+        if broken && status.verdict == Some(Verdict::Failed) {
+            if totals(status).failure == 0 {
+                codes.retain(|exit| *exit != Exit::Failures);
+            }
+            codes.push(Exit::Threshold);
+        }
+        codes
+    }
+
+    /// Everything that holds for a run that ended like this, whatever was expected of it.
+    fn codes(self, verdict: Option<Verdict>) -> Vec<Exit> {
         let mut codes = Vec::new();
         match verdict {
             Some(Verdict::Canceled) => codes.push(match (self.by, self.times) {
@@ -244,6 +258,8 @@ struct State {
     stopped: Stopped,
     heard: Instant,
     silent: bool,
+    /// The coordinator has not known the run when it was asked last.
+    forgotten: bool,
     asking: FuturesUnordered<BoxFuture<'static, Asked>>,
 }
 
@@ -254,6 +270,7 @@ impl State {
             stopped: Stopped::default(),
             heard: Instant::now(),
             silent: false,
+            forgotten: false,
             asking: FuturesUnordered::new(),
         }
     }
@@ -261,8 +278,10 @@ impl State {
     fn take(&mut self, status: RunStatus, progress: &mut Progress) {
         self.heard = Instant::now();
         self.silent = false;
-        // Answers and told states overtake each other; only news counts.
-        if status.revision > self.status.revision {
+        self.forgotten = false;
+        // Answers and told states overtake each other; only news counts. The end is news however it is numbered: it
+        // may come from the record, when the coordinator that wrote it was killed before it could tell.
+        if status.revision > self.status.revision || status.phase.is_over() {
             self.status = status;
             progress.status(&self.status);
         }
@@ -270,6 +289,11 @@ impl State {
 
     fn on_answer(&mut self, asked: Asked, progress: &mut Progress) -> Result<(), Trouble> {
         match asked {
+            Asked::Polled(Ok(status)) if status.forgotten => {
+                if std::mem::replace(&mut self.forgotten, true) {
+                    return Err(forgotten(&status));
+                }
+            }
             Asked::Polled(Ok(status)) | Asked::Canceled(Ok(status)) => self.take(status, progress),
             Asked::Canceled(Err(trouble)) => {
                 progress.urgent(&format!("the cancel was not taken: {}", trouble.message));
@@ -298,6 +322,18 @@ fn later(period: Duration) -> tokio::time::Interval {
     interval
 }
 
+/// A run that goes on nowhere, as it was twice.
+fn forgotten(status: &RunStatus) -> Trouble {
+    Trouble::new(
+        Exit::Infra,
+        format!(
+            "the cluster does not know {} any more: NATS has lost its control state",
+            status.name
+        ),
+        format!("its record says how far it was: `coordinator status {}`", status.run),
+    )
+}
+
 async fn next_key(keys: Option<&mut Keys>) -> u8 {
     match keys {
         Some(keys) => keys.next().await,
@@ -324,6 +360,24 @@ mod tests {
         assert_eq!(stopped(Interrupt::Term, 1).codes(canceled), [Exit::Terminated]);
         assert_eq!(stopped(Interrupt::Int, 2).codes(canceled), [Exit::Killed]);
         assert_eq!(Stopped::default().codes(canceled), [Exit::Interrupted]);
+    }
+
+    #[test]
+    fn an_expectation_has_a_code_of_its_own_beside_that_of_instances() {
+        let mut status: RunStatus = serde_json::from_value(serde_json::json!({
+            "run": "c8k3vmlrirtj2p8lcec0", "name": "n", "revision": 1, "plan": "p", "case": "c",
+            "phase": "finished", "doing": "", "submitted_ms": 0, "workers": [], "verdict": "failed",
+            "groups": [["a", { "want": 1, "success": 1 }]],
+            "judgement": { "expectations": [
+                { "name": "fast", "what": "", "wanted": "", "got": "", "state": "silent" },
+            ] },
+        }))
+        .expect("a status");
+        assert_eq!(Stopped::default().codes_of(&status), [Exit::Threshold]);
+        status.groups[0].1.failure = 1;
+        assert_eq!(Stopped::default().codes_of(&status), [Exit::Failures, Exit::Threshold]);
+        status.verdict = Some(Verdict::Inconclusive);
+        assert_eq!(Stopped::default().codes_of(&status), [Exit::Inconclusive]);
     }
 
     #[test]

@@ -2,26 +2,38 @@
 //! `connect` finds the coordinator, `parts` is where the commands meet the rest of Groundswell.
 
 pub(crate) mod args;
+mod builds;
 mod call;
+mod check;
 mod collect;
 mod connect;
+mod dataset;
 mod doctor;
 mod exit;
 mod fidelity;
 mod find;
 mod inputs;
 mod keys;
+mod kpis;
 mod live;
+mod lock_file;
 mod logs;
+mod nkey;
 mod out;
 pub(crate) mod parts;
 mod plan;
 mod progress;
+mod queue;
 mod runs;
+mod sdk_source;
+mod secret;
 mod serve;
 mod submit;
 mod summary;
+mod templates;
+mod token;
 mod validate;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -121,15 +133,23 @@ async fn run(session: &Session, command: Command) -> Done {
         Command::Up(args) => serve::up(session, &args).await,
         Command::Status(args) => runs::status(session, &args).await,
         Command::Ls(args) => runs::ls(session, &args).await,
+        Command::Kpis(args) => kpis::run(session, &args).await,
+        Command::Builds(args) => builds::run(session, &args).await,
         Command::Logs(args) => logs::run(session, &args).await,
         Command::Collect(args) => collect::run(session, &args).await,
         Command::Cancel(args) => runs::cancel(session, &args).await,
         Command::Attach(args) => runs::attach(session, &args).await,
         Command::Wait(args) => runs::wait(session, &args).await,
-        Command::Validate(args) => Ok(validate::run(session, &args)),
-        Command::Plan(args::Plan::New { dir, lang }) => plan::new(session, &dir, lang),
+        Command::Validate(args) => Ok(validate::run(session, &args).await),
+        Command::Plan(args::Plan::New(wish)) => plan::new(session, &wish),
+        Command::Plan(args::Plan::Check { dir }) => check::run(session, &dir).await,
         Command::Plan(args::Plan::Ls { plans, format }) => plan::ls(session, plans, format),
-        Command::Workers(args) => runs::workers(session, &args).await,
+        Command::Dataset(command) => dataset::run(session, command).await,
+        Command::Queue(args) => queue::queue(session, &args).await,
+        Command::Priority(args) => queue::priority(session, &args).await,
+        Command::Workers(args) => workers::run(session, &args).await,
+        Command::Nkey(args) => nkey::run(session, &args),
+        Command::Token(args) => token::run(session, args).await,
         Command::Doctor => doctor::run(session).await,
         Command::Completions { shell } => completions(session, shell),
         Command::Explain { subject: args::Subject::ExitCodes } => {

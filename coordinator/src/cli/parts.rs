@@ -13,17 +13,22 @@ use groundswell_common::bus::Bus;
 #[cfg(feature = "local")]
 use groundswell_common::bus::BusConfig;
 use groundswell_common::composition::network::Attachments;
-use groundswell_common::composition::{Composition, resolve, run_ids};
+use groundswell_common::composition::{Composition, build_groups, resolve, run_ids};
 use groundswell_common::manifest::Manifest;
 use groundswell_common::objects::Objects;
 use groundswell_common::objects::ObjectsConfig;
 use groundswell_common::outputs::{self, IndexEntry};
 use groundswell_common::run::RunRecord;
-use groundswell_common::timing::Lease;
-use groundswell_coordinator::build::source;
+use groundswell_common::timing::{Leadership, Lease};
+use groundswell_coordinator::build::cargo::around::{self, Wanted};
+use groundswell_coordinator::build::dependencies::is_directory;
+use groundswell_coordinator::build::source::{self, Sources};
+use groundswell_coordinator::ledger::GenerationFile;
 use groundswell_coordinator::parts::Parts;
 use groundswell_coordinator::parts::real::{BusSyncLogs, Compositions};
+use groundswell_coordinator::queue::Policy;
 use groundswell_coordinator::service::{Service, ServiceConfig};
+use groundswell_coordinator::workers::Overcommit;
 #[cfg(feature = "local")]
 use groundswell_worker::config::WorkerConfig;
 use tokio_util::sync::CancellationToken;
@@ -163,32 +168,62 @@ pub(crate) fn links(loaded: &Loaded, manifest: &PlanManifest, run: &str) -> Opti
     resolve(&loaded.parsed, &manifest.parsed, run).ok()?.network.summary()
 }
 
-/// The directories besides the plan's own that its builder wants, by the name they get.
-pub(crate) fn extra_sources(
+/// What one run is judged by beside the ends of its instances, in one line; absent when that is nothing.
+pub(crate) fn judging(loaded: &Loaded, manifest: &PlanManifest, run: &str) -> Option<String> {
+    let judging = resolve(&loaded.parsed, &manifest.parsed, run).ok()?.judging;
+    let mut parts = Vec::new();
+    let mut names: Vec<&str> = judging.checks.iter().map(|check| check.name.as_str()).collect();
+    names.dedup();
+    if !names.is_empty() {
+        parts.push(names.join(", "));
+    }
+    parts.extend(judging.off.iter().map(|(name, _)| format!("{name} is off")));
+    if judging.gates.is_some() {
+        parts.push("validity gates".to_owned());
+    }
+    (!parts.is_empty()).then(|| parts.join(" · "))
+}
+
+/// What the plan is built from: its directory, those that its builder wants beside it, and what its crates reach.
+pub(crate) fn sources(
     loaded: &Loaded,
     manifest: &PlanManifest,
     plan_dir: &Path,
-) -> Vec<(String, PathBuf)> {
+) -> anyhow::Result<Sources> {
     let builder = loaded.parsed.builder().unwrap_or_default().replace(':', "_");
     let wanted = manifest.parsed.extra_sources.get(&builder).cloned().unwrap_or_default();
-    wanted
+    let extra = wanted
         .iter()
         .map(|dir| plan_dir.join(dir))
         .map(|dir| (dir.file_name().unwrap_or_default().to_string_lossy().into_owned(), dir))
-        .collect()
+        .collect();
+    let builds = build_groups(&loaded.parsed, &manifest.parsed)?;
+    let mut wanted = Wanted::default();
+    for input in builds.iter().map(|build| &build.input) {
+        let is_cargo = input.builder.ends_with(":cargo");
+        if is_cargo {
+            let path = input.config.get("path").and_then(|path| path.as_str()).unwrap_or("");
+            wanted.crates.insert(path.into());
+        }
+        let targets = input.dependencies.iter().map(|one| one.target.as_str());
+        let built_in = if is_cargo { &mut wanted.replacing } else { &mut wanted.directories };
+        built_in.extend(targets.filter(|target| is_directory(target)).map(PathBuf::from));
+    }
+    let around = around::find(plan_dir, &wanted)?;
+    Ok(Sources { plan: plan_dir.to_owned(), extra, around })
 }
 
 /// Packs the plan's source into the object store and returns its digest.
 pub(crate) async fn pack(
-    plan_dir: &Path,
-    extra: &[(String, PathBuf)],
+    sources: &Sources,
     objects: &Objects,
     cache_dir: &Path,
 ) -> anyhow::Result<String> {
-    Ok(source::store(plan_dir, extra, objects, cache_dir).await?)
+    Ok(source::store(sources, objects, cache_dir).await?)
 }
 
 /// What the service needs.
+#[derive(Clone)]
 pub(crate) struct ServiceParts {
     pub(crate) bus: Bus,
     pub(crate) objects: Objects,
@@ -197,21 +232,53 @@ pub(crate) struct ServiceParts {
     pub(crate) name: String,
     /// How long a run that does not fit waits for workers that have not registered yet.
     pub(crate) patience: Duration,
+    /// The intervals between coordinators, when it is one of several.
+    pub(crate) standby: Option<Leadership>,
+    /// What the queue goes by.
+    pub(crate) policy: Policy,
+    /// How many times what workers have may be given out.
+    pub(crate) overcommit: Overcommit,
+    /// How many builds go on at the same time.
+    pub(crate) parallel_builds: usize,
+    /// Where the first admin's token goes when tokens are required.
+    pub(crate) first_token: Option<PathBuf>,
+    /// By what a loss of the control state is noticed.
+    pub(crate) generation: Option<GenerationFile>,
 }
 
-/// Starts the service. Once this returns it answers; the future ends when it has ended.
+/// Starts the service. Once this returns it answers; the future ends when it has ended, be it that another
+/// coordinator has taken the lead.
 pub(crate) async fn start_service(
     parts: ServiceParts,
     shutdown: CancellationToken,
 ) -> anyhow::Result<BoxFuture<'static, anyhow::Result<()>>> {
-    let ServiceParts { bus, objects, lease, cache_dir, name, patience } = parts;
+    let ServiceParts {
+        bus,
+        objects,
+        lease,
+        cache_dir,
+        name,
+        patience,
+        standby,
+        policy,
+        overcommit,
+        parallel_builds,
+        first_token,
+        generation,
+    } = parts;
     let joined = Parts {
-        prepare: Arc::new(Compositions::new(objects.clone(), &cache_dir)),
+        prepare: Arc::new(Compositions::new(objects.clone(), &cache_dir, parallel_builds)),
         sync_logs: Arc::new(BusSyncLogs { bus: bus.clone() }),
     };
     let config = ServiceConfig {
         lease,
         no_room_patience: patience,
+        standby: standby.is_some(),
+        leadership: standby.unwrap_or(Leadership::ALONE),
+        policy,
+        overcommit,
+        first_token,
+        generation,
         ..ServiceConfig::new(bus, objects, name, joined)
     };
     let service = Service::start(config, shutdown.clone()).await?;
@@ -221,7 +288,7 @@ pub(crate) async fn start_service(
                 service.stop().await;
                 Ok(())
             }
-            () = service.deposed() => anyhow::bail!("another coordinator has taken the lead"),
+            () = service.deposed() => Ok(()),
         }
     }))
 }
@@ -249,14 +316,17 @@ pub(crate) fn run_worker(
     Box::pin(async move {
         let config = WorkerConfig {
             id: name.parse()?,
-            bus: BusConfig { url, credentials: None, name: format!("groundswell worker {name}") },
+            bus: BusConfig::open(url, format!("groundswell worker {name}")),
             objects,
             state_dir,
             slots: None,
             runtimes: Vec::new(),
             labels: BTreeMap::new(),
+            slots_per_run: None,
             spawner: None,
+            adopt: false,
             overlay_address: None,
+            upkeep: groundswell_worker::keep::Upkeep::local(),
         };
         groundswell_worker::agent::run(config, shutdown).await
     })
@@ -280,6 +350,8 @@ pub(crate) fn worker_arguments(
         name,
         "--state-dir",
         &state_dir,
+        // One machine: nothing may be left when it all is killed.
+        "--no-adoption",
     ];
     if let Some(endpoint) = &objects.endpoint {
         arguments.extend(["--s3-endpoint", endpoint]);

@@ -7,59 +7,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::args::{Format, Lang};
+use super::args::{Format, New};
 use super::exit::Exit;
 use super::inputs::read_manifest;
 use super::out::List;
+use super::templates::{self, Sdk};
 use super::{Done, Session, Trouble};
 
-/// A file of a template; `%NAME%` in it becomes the plan's name.
-struct Template {
-    path: &'static str,
-    text: &'static str,
-    executable: bool,
-}
-
-macro_rules! template {
-    ($dir:literal, $path:literal, $executable:literal) => {
-        Template {
-            path: $path,
-            text: include_str!(concat!("../templates/", $dir, "/", $path)),
-            executable: $executable,
-        }
-    };
-}
-
-const SH: &[Template] = &[
-    template!("sh", "manifest.toml", false),
-    template!("sh", "composition.toml", false),
-    template!("sh", "run.sh", true),
-    template!("sh", "README.md", false),
-];
-
-const RUST: &[Template] = &[
-    template!("rust", "manifest.toml", false),
-    template!("rust", "composition.toml", false),
-    // Named so that Cargo does not take the template for a package.
-    Template {
-        path: "Cargo.toml",
-        text: include_str!("../templates/rust/Cargo.toml.template"),
-        executable: false,
-    },
-    template!("rust", "src/main.rs", false),
-    template!("rust", "README.md", false),
-];
-
-const JS: &[Template] = &[
-    template!("js", "manifest.toml", false),
-    template!("js", "composition.toml", false),
-    template!("js", "package.json", false),
-    template!("js", "index.js", false),
-    template!("js", "run.sh", true),
-    template!("js", "README.md", false),
-];
-
-pub(crate) fn new(session: &Session, dir: &Path, lang: Lang) -> Done {
+pub(crate) fn new(session: &Session, wish: &New) -> Done {
+    let dir = &wish.dir;
     let name = plan_name(dir)?;
     if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         let message = format!("`{}` is not empty", dir.display());
@@ -69,14 +25,12 @@ pub(crate) fn new(session: &Session, dir: &Path, lang: Lang) -> Done {
             "nothing was written; name a new directory",
         ));
     }
-    let files = match lang {
-        Lang::Sh => SH,
-        Lang::Rust => RUST,
-        Lang::Js => JS,
-    };
+    let sdk = wish.sdk.as_deref().map_or(Sdk::Embedded, Sdk::parse);
+    let files = templates::files(wish.template, wish.lang, &name, &sdk)
+        .map_err(|refused| Trouble::new(Exit::Usage, refused.message, refused.advice))?;
     for file in files {
-        let path = dir.join(file.path);
-        write(&path, &file.text.replace("%NAME%", &name), file.executable).map_err(|err| {
+        let path = dir.join(&file.path);
+        write(&path, &file.text, file.executable).map_err(|err| {
             Trouble::new(Exit::Internal, format!("failed to write `{}`: {err}", path.display()), "")
         })?;
         session.out.data(path.display());

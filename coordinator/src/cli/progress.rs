@@ -178,7 +178,7 @@ fn phase_line(status: &RunStatus) -> String {
         counts.running,
         counts.ended()
     );
-    let bad = counts.ended() - counts.success;
+    let bad = counts.bad();
     if bad > 0 {
         text.push_str(&format!(" unsuccessful={bad}"));
     }
@@ -254,7 +254,7 @@ fn group_rows(status: &RunStatus) -> Vec<String> {
     let width = status.groups.iter().map(|(id, _)| id.chars().count()).max().unwrap_or(0).max(5);
     let mut groups: Vec<_> = status.groups.iter().collect();
     if groups.len() > ROWS {
-        groups.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.ended() - counts.success));
+        groups.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.bad()));
     }
     let mut rows = vec![format!(
         "{:<width$}  {:>6} {:>6} {:>6} {:>6} {:>6}",
@@ -267,7 +267,7 @@ fn group_rows(status: &RunStatus) -> Vec<String> {
             counts.ready,
             counts.running,
             counts.success,
-            counts.ended() - counts.success
+            counts.bad()
         )
     }));
     if groups.len() > ROWS {

@@ -1,12 +1,11 @@
-//! The commands about runs that exist, and about workers: `status`, `ls`, `cancel`, `attach`, `wait`, `workers`.
+//! The commands about runs that exist: `status`, `ls`, `cancel`, `attach`, `wait`.
 
-use groundswell_common::api::{CancelRequest, WorkerStatus};
+use groundswell_common::api::CancelRequest;
 use groundswell_common::run::RunStatus;
 use tokio::time::timeout;
 
 use super::args;
 use super::call::call;
-use super::connect;
 use super::exit::Exit;
 use super::fidelity;
 use super::find::{self, Found};
@@ -48,13 +47,7 @@ fn show(session: &Session, found: &Found) {
     status.warnings.iter().for_each(|warning| out.data(format_args!("  warning    {warning}")));
     let headers = ["GROUP", "WANT", "READY", "RUNNING", "OK", "FAILED"];
     let rows = status.groups.iter().map(|(group, counts)| {
-        let numbers = [
-            counts.want,
-            counts.ready,
-            counts.running,
-            counts.success,
-            counts.ended() - counts.success,
-        ];
+        let numbers = [counts.want, counts.ready, counts.running, counts.success, counts.bad()];
         std::iter::once(group.clone()).chain(numbers.map(|n| n.to_string())).collect()
     });
     let list = List {
@@ -76,6 +69,14 @@ pub(crate) async fn ls(session: &Session, args: &args::Ls) -> Done {
     Ok(Exit::Passed)
 }
 
+fn state(run: &RunStatus) -> &'static str {
+    match run.verdict {
+        Some(verdict) => verdict.as_str(),
+        None if run.forgotten => "forgotten",
+        None => run.phase.as_str(),
+    }
+}
+
 fn rows(runs: &[RunStatus]) -> List<'_, RunStatus> {
     const HEADERS: [&str; 10] =
         ["NAME", "ID", "PLAN", "CASE", "STATE", "INSTANCES", "SUBMITTED", "TOOK", "USER", "REASON"];
@@ -86,7 +87,7 @@ fn rows(runs: &[RunStatus]) -> List<'_, RunStatus> {
             run.run.to_string(),
             run.plan.clone(),
             run.case.clone(),
-            run.verdict.map_or(run.phase.as_str(), |verdict| verdict.as_str()).to_owned(),
+            state(run).to_owned(),
             format!("{}/{}", counts.success, counts.want),
             timestamp(run.submitted_ms),
             elapsed_ms(run).map(took).unwrap_or_default(),
@@ -157,7 +158,7 @@ async fn watch(session: &Session, selector: &str, follow_logs: bool, keys: bool)
         _ = interrupts.next() => return Ok(Exit::Interrupted),
     };
     let Some(link) = found.link.filter(|_| !found.status.phase.is_over()) else {
-        let codes = Stopped::default().codes(found.status.verdict);
+        let codes = Stopped::default().codes_of(&found.status);
         report(session, "", &found.status, &codes);
         return Ok(Exit::strongest(&codes));
     };
@@ -179,7 +180,7 @@ async fn watch(session: &Session, selector: &str, follow_logs: bool, keys: bool)
     progress.finish();
     match watched? {
         Watched::Over(status, stopped) => {
-            let codes = stopped.codes(status.verdict);
+            let codes = stopped.codes_of(&status);
             report(session, "", &status, &codes);
             Ok(Exit::strongest(&codes))
         }
@@ -191,41 +192,4 @@ async fn watch(session: &Session, selector: &str, follow_logs: bool, keys: bool)
             Ok(if keys { Exit::Passed } else { Exit::Interrupted })
         }
     }
-}
-
-pub(crate) async fn workers(session: &Session, args: &args::List) -> Done {
-    let links = connect::all(session).await?;
-    if links.is_empty() {
-        return Err(Trouble::new(
-            Exit::Unreachable,
-            "nothing is running here, so there are no workers",
-            "name a cluster with --nats, or start `coordinator up`",
-        ));
-    }
-    let mut workers: Vec<WorkerStatus> = Vec::new();
-    for link in links {
-        workers.extend(call::<Vec<WorkerStatus>>(&link.bus, "workers", &()).await?);
-    }
-    const HEADERS: [&str; 8] =
-        ["WORKER", "STATE", "USED", "SLOTS", "INSTANCES", "RUNTIMES", "HEARD", "NOTES"];
-    let row = |worker: &WorkerStatus| {
-        let runtimes: Vec<&str> = worker.runtimes.iter().map(|kind| kind.as_str()).collect();
-        vec![
-            worker.worker.to_string(),
-            worker.state.clone(),
-            worker.used.to_string(),
-            worker.slots.to_string(),
-            worker.instances.to_string(),
-            runtimes.join(","),
-            format!("{} ago", took(worker.heard_ms)),
-            worker.notes.join("; "),
-        ]
-    };
-    let rows = workers.iter().map(row).collect();
-    let list = List { headers: &HEADERS, name: 0, wide_from: 7, rows, values: &workers };
-    session.out.list(&list, args.format);
-    if workers.is_empty() {
-        session.out.note("no worker has registered: start one with `worker run --nats URL`");
-    }
-    Ok(Exit::Passed)
 }

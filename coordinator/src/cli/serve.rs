@@ -1,10 +1,14 @@
 //! `serve`: a coordinator for a cluster. `up`: a whole stack on this machine.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
-use groundswell_common::timing::Lease;
-use tokio::time::timeout;
+use groundswell_common::timing::{Leadership, Lease};
+use groundswell_coordinator::config::ServeFile;
+use groundswell_coordinator::ledger::{GenerationFile, LedgerError};
+use groundswell_coordinator::service::ServiceError;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{Serve, Up};
@@ -13,6 +17,8 @@ use super::keys::{Interrupt, Interrupts};
 use super::{Done, Session, Trouble, connect, parts, submit};
 use crate::local;
 
+/// How long it takes to become the leader when there is no other.
+const STANDS_BY: Duration = Duration::from_secs(2);
 /// How long the service may take to end.
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -24,6 +30,12 @@ pub(crate) async fn serve(session: &Session, args: Serve) -> Done {
     };
     let nats = settings.nats.as_ref().ok_or_else(|| missing("nats", "--nats"))?;
     let objects = settings.objects.as_ref().ok_or_else(|| missing("objects", "--objects"))?;
+    let file = match &args.config {
+        Some(path) => {
+            ServeFile::read(path).map_err(|err| Trouble::from_error(Exit::Usage, &err))?
+        }
+        None => ServeFile::default(),
+    };
     let mut interrupts =
         Interrupts::listen().map_err(|err| Trouble::from_error(Exit::Internal, &err))?;
     let name = args.name.unwrap_or_else(host_name);
@@ -35,24 +47,88 @@ pub(crate) async fn serve(session: &Session, args: Serve) -> Done {
         lease: Lease::DEFAULT.faster(args.lease_divisor),
         cache_dir: args.cache_dir.unwrap_or_else(|| settings.home.join("cache")),
         patience: groundswell_coordinator::service::NO_ROOM_PATIENCE,
+        policy: file.policy(),
+        overcommit: file.overcommit(),
+        parallel_builds: file.parallel_builds(),
+        first_token: file.first_token(&settings.home),
+        generation: Some(GenerationFile {
+            path: settings.home.join("generations").join(file_name(nats)),
+            bootstrap: args.bootstrap,
+        }),
         name,
+        standby: Some(Leadership::DEFAULT.faster(args.lease_divisor)),
     };
+    loop {
+        match term(session, parts.clone(), &mut interrupts).await? {
+            Term::Deposed => session.out.note("another coordinator has taken the lead"),
+            Term::Interrupted => return Ok(Exit::Passed),
+        }
+    }
+}
+
+/// How one time as a candidate and as the leader ends.
+enum Term {
+    Deposed,
+    Interrupted,
+}
+
+/// Waits for the lead, and leads until another does or a signal comes.
+async fn term(
+    session: &Session,
+    parts: parts::ServiceParts,
+    interrupts: &mut Interrupts,
+) -> Result<Term, Trouble> {
     let shutdown = CancellationToken::new();
-    let mut ended = parts::start_service(parts, shutdown.clone()).await?;
+    let mut starting = pin!(parts::start_service(parts, shutdown.clone()));
+    let mut waits = pin!(sleep(STANDS_BY));
+    let mut standing_by = false;
+    let mut ended = loop {
+        tokio::select! {
+            started = &mut starting => break started.map_err(not_started)?,
+            () = &mut waits, if !standing_by => {
+                standing_by = true;
+                session.out.note("standing by: another coordinator leads, or its lead has not run out");
+            }
+            _ = interrupts.next() => {
+                shutdown.cancel();
+                // Whatever it says of having been stopped: nothing was begun.
+                let _ = timeout(DRAIN, starting).await;
+                return Ok(Term::Interrupted);
+            }
+        }
+    };
     session
         .out
         .note("serving; SIGTERM or Ctrl-C ends it, and runs go on with a standby or its successor");
     tokio::select! {
-        ended = &mut ended => {
-            ended?;
-            return Err(Trouble::new(Exit::Internal, "the service has ended by itself", ""));
-        }
+        ended = &mut ended => return ended.map(|()| Term::Deposed).map_err(Trouble::from),
         _ = interrupts.next() => shutdown.cancel(),
     }
     match timeout(DRAIN, ended).await {
-        Ok(ended) => ended.map(|()| Exit::Passed).map_err(Trouble::from),
+        Ok(ended) => ended.map(|()| Term::Interrupted).map_err(Trouble::from),
         Err(_) => Err(Trouble::new(Exit::Internal, "shutdown did not finish in time", "")),
     }
+}
+
+/// What a service that does not start is told as.
+fn not_started(err: anyhow::Error) -> Trouble {
+    match err.downcast_ref() {
+        Some(ServiceError::Ledger(lost @ LedgerError::Forgotten { .. })) => Trouble::new(
+            Exit::Unreachable,
+            lost.to_string(),
+            "restore what the servers had stored, or begin anew with `--bootstrap`: live runs, tokens and \
+             cordons are gone then",
+        ),
+        Some(_) | None => Trouble::from(err),
+    }
+}
+
+/// The name of the file about the cluster at these addresses.
+fn file_name(nats: &str) -> String {
+    let places = nats.split(',').map(|url| url.trim().rsplit(['@', '/']).next().unwrap_or(url));
+    let mut places: Vec<&str> = places.collect();
+    places.sort_unstable();
+    places.join("+")
 }
 
 fn host_name() -> String {

@@ -4,13 +4,16 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use groundswell_common::api::{RunRequest, SubmitRequest};
+use groundswell_common::api::{RunRequest, SubmitRequest, WorkerStatus};
+use groundswell_common::bus::Bus;
 use groundswell_common::fidelity;
+use groundswell_common::ids::RunId;
 use groundswell_common::messages::RuntimeKind;
 use groundswell_common::objects::Objects;
+use groundswell_common::queue::{Priority, QueueWish};
 use groundswell_common::run::{RunPhase, RunStatus, SourceInfo, Verdict};
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::args::{Runtime, Submit};
 use super::call::call;
@@ -19,6 +22,7 @@ use super::exit::Exit;
 use super::inputs::{self, Inputs};
 use super::keys::{Interrupt, Interrupts};
 use super::live::{Watch, Watched};
+use super::lock_file::LockFile;
 use super::out::csv_cell;
 use super::progress::Progress;
 use super::summary::{called, summary, testground_outcome};
@@ -30,6 +34,8 @@ const NO_DETACH: &str =
     "this run lives in this process; start `coordinator up` first, and submit to that";
 /// How long the worker of local mode may take to clean up before its stack is stopped anyway.
 const CLEANING: Duration = Duration::from_secs(10);
+/// How long the workers of a stack may take to register. A run goes on without those that do not.
+const REGISTERING: Duration = Duration::from_secs(10);
 
 /// Where runs go: elsewhere, or a stack in this process.
 struct Place {
@@ -48,10 +54,14 @@ struct Ended {
 pub(crate) async fn run(session: &Session, args: &Submit) -> Done {
     let mut interrupts =
         Interrupts::listen().map_err(|err| Trouble::from_error(Exit::Internal, &err))?;
-    let inputs = inputs::of_submit(session, args)?;
+    let lock_file = LockFile::of(args)?;
+    let lock = lock_file.as_ref().and_then(LockFile::lock);
+    let inputs = inputs::of_submit(session, args, lock).await?;
+    lock_file.iter().try_for_each(|file| file.check_plan(inputs.plan_source.as_ref()))?;
     session.out.note(format_args!("{}", validated(&inputs)));
     let mut place = find_place(session, args).await?;
-    let submitted = submit_all(session, args, &inputs, &mut place, &mut interrupts).await;
+    let what = What { args, inputs: &inputs, lock_file: lock_file.as_ref() };
+    let submitted = submit_all(session, &what, &mut place, &mut interrupts).await;
     if let Some(stack) = place.stack.take() {
         stack.stop().await;
     }
@@ -109,7 +119,7 @@ pub(crate) async fn start_stack(
         workers,
         kept,
     };
-    local::start(&options).await.map_err(|err| {
+    let stack = local::start(&options).await.map_err(|err| {
         let exit = match err {
             local::LocalError::Nats(_) | local::LocalError::Bus(_) => Exit::Unreachable,
             local::LocalError::Objects(_) | local::LocalError::File { .. } => Exit::Infra,
@@ -119,26 +129,51 @@ pub(crate) async fn start_stack(
         };
         let help = "`coordinator doctor` looks at everything local mode needs";
         Trouble { help: help.to_owned(), ..Trouble::from_error(exit, &err) }
-    })
+    })?;
+    // A run waits for one worker by itself, and is placed on those that are there.
+    if workers > 1 && timeout(REGISTERING, registered(&stack.bus, workers)).await.is_err() {
+        session.out.warning(format_args!("not all of the {workers} workers have come up"));
+    }
+    Ok(stack)
+}
+
+/// Waits until so many workers are ready.
+async fn registered(bus: &Bus, workers: u16) {
+    loop {
+        let listed: Result<Vec<WorkerStatus>, Trouble> = call(bus, "workers", &()).await;
+        let ready = listed.iter().flatten().filter(|worker| worker.state == "ready").count();
+        if ready >= usize::from(workers) {
+            return;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What is submitted.
+struct What<'a> {
+    args: &'a Submit,
+    inputs: &'a Inputs,
+    lock_file: Option<&'a LockFile>,
 }
 
 async fn submit_all(
     session: &Session,
-    args: &Submit,
-    inputs: &Inputs,
+    what: &What<'_>,
     place: &mut Place,
     interrupts: &mut Interrupts,
 ) -> Result<Vec<Ended>, Trouble> {
+    let What { args, inputs, lock_file } = *what;
     let prepare = async {
+        let sources = parts::sources(&inputs.loaded, &inputs.manifest, &inputs.plan_dir)
+            .map_err(|err| Trouble::from_error(Exit::Invalid, err.as_ref()))?;
         let objects = place.link.objects(session).await?;
-        let extra = parts::extra_sources(&inputs.loaded, &inputs.manifest, &inputs.plan_dir);
         let cache_dir = session.settings.home.join("cache");
-        let (packed, source_info) = tokio::join!(
-            parts::pack(&inputs.plan_dir, &extra, &objects, &cache_dir),
-            inputs::source_info(&inputs.plan_dir)
-        );
+        let (packed, source_info) =
+            tokio::join!(parts::pack(&sources, &objects, &cache_dir), inputs::source_info(inputs));
         let source = packed.map_err(|err| Trouble::from_error(Exit::Infra, err.as_ref()))?;
-        Ok::<_, Trouble>((objects, request(args, inputs, source, source_info)))
+        let lock = lock_file.and_then(LockFile::wish);
+        let request = SubmitRequest { lock, ..request(args, inputs, source, source_info) };
+        Ok::<_, Trouble>((objects, request))
     };
     let (objects, request) = tokio::select! {
         prepared = prepare => prepared?,
@@ -151,7 +186,11 @@ async fn submit_all(
             ended.push(Ended { run: run.clone(), status: None, error, codes: Vec::new() });
             continue;
         }
-        let request = SubmitRequest { run: run.clone(), ..request.clone() };
+        let mut request = SubmitRequest { run: run.clone(), ..request.clone() };
+        // Each run of a composition is one of its own.
+        if let Some(key) = request.queue.key.as_mut().filter(|_| inputs.runs.len() > 1) {
+            *key = format!("{key}/{run}");
+        }
         let one = submit_one(session, args, place, interrupts, &request).await;
         let one = one.unwrap_or_else(|trouble| failed_to_run(session, run, &trouble));
         if let Some(status) = one.status.as_ref().filter(|_| args.collect && !args.detach) {
@@ -159,6 +198,11 @@ async fn submit_all(
             collect_outputs(session, args, &objects, status, several.then_some(run)).await?;
         }
         ended.push(one);
+    }
+    if let Some(file) = lock_file.filter(|_| !args.detach) {
+        let runs = ended.iter().filter_map(|ended| Some(ended.status.as_ref()?.run.clone()));
+        let runs: Vec<RunId> = runs.collect();
+        file.conclude(session, &objects, &runs, inputs.plan_source.as_ref()).await?;
     }
     Ok(ended)
 }
@@ -183,9 +227,31 @@ fn request(
         seed: args.seed,
         timeout: args.timeout,
         user: std::env::var("USER").unwrap_or_default(),
-        source_info,
+        source_info: source_of(args, source_info),
         labels: args.labels.iter().cloned().collect(),
         no_cache: args.no_cache,
+        queue: QueueWish {
+            priority: args.priority.map(Priority::from),
+            team: args.team.clone(),
+            // With a key the call may be repeated when its answer is lost.
+            key: Some(args.idempotency_key.clone().unwrap_or_else(random_key)),
+            replace: args.metadata_repo.is_some() && args.metadata_branch.is_some(),
+        },
+        lock: None,
+    }
+}
+
+fn random_key() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// Where everything comes from: what the flags say, or else git.
+fn source_of(args: &Submit, git: SourceInfo) -> SourceInfo {
+    SourceInfo {
+        repo: args.metadata_repo.clone().unwrap_or(git.repo),
+        branch: args.metadata_branch.clone().unwrap_or(git.branch),
+        commit: args.metadata_commit.clone().unwrap_or(git.commit),
+        dirty: git.dirty && args.metadata_commit.is_none(),
     }
 }
 
@@ -200,7 +266,14 @@ fn stopped_early(interrupt: Interrupt) -> Trouble {
 /// A run that failed or ran out of time says nothing about the next one; anything else does.
 fn goes_on(ended: &Ended) -> bool {
     let verdict = ended.status.as_ref().map(|status| status.verdict);
-    matches!(verdict, Some(None | Some(Verdict::Passed | Verdict::Failed | Verdict::TimedOut)))
+    matches!(
+        verdict,
+        Some(
+            None | Some(
+                Verdict::Passed | Verdict::Failed | Verdict::Inconclusive | Verdict::TimedOut
+            )
+        )
+    )
 }
 
 fn failed_to_run(session: &Session, run: &str, trouble: &Trouble) -> Ended {
@@ -243,7 +316,7 @@ async fn submit_one(
     match watched? {
         Watched::Over(status, stopped) => {
             let unmet = unmet(args, &status);
-            let mut codes = stopped.codes(status.verdict);
+            let mut codes = stopped.codes_of(&status);
             codes.extend(unmet.iter().map(|_| Exit::Threshold));
             report(session, &request.run, &status, &codes);
             if let Some(unmet) = &unmet {

@@ -5,8 +5,8 @@ use groundswell_common::ids::RunId;
 use groundswell_common::outcome::InstanceEnd;
 use groundswell_common::run::{GroupCounts, RunStatus, Verdict};
 
-use super::fidelity;
 use super::out::{Out, Paint};
+use super::{fidelity, kpis};
 
 /// How many failures the summary shows.
 const FAILURES: usize = 5;
@@ -18,6 +18,7 @@ pub(crate) fn summary(out: &Out, status: &RunStatus) -> Vec<String> {
     let mut lines = vec![headline(out, status)];
     lines.push(format!("  instances  {}", accounting(out, &totals(status))));
     lines.extend(status.network.iter().flat_map(|network| fidelity::lines(out, network)));
+    lines.extend(status.judgement.iter().flat_map(|judgement| kpis::lines(out, judgement)));
     if !status.reason.is_empty() {
         lines.push(format!("  reason     {}", status.reason));
     }
@@ -35,7 +36,7 @@ pub(crate) fn summary(out: &Out, status: &RunStatus) -> Vec<String> {
     }
     let shown: u32 = kinds.iter().map(|(.., alike)| 1 + alike).sum();
     let counts = totals(status);
-    let unseen = (counts.ended() - counts.success).saturating_sub(shown);
+    let unseen = counts.bad().saturating_sub(shown);
     if unseen > 0 {
         lines.push(format!("  … and {unseen} more that did not succeed"));
     }
@@ -77,6 +78,7 @@ pub(crate) fn accounting(out: &Out, counts: &GroupCounts) -> String {
         (counts.canceled, "canceled"),
         (counts.aborted, "aborted"),
         (counts.lost, "lost"),
+        (counts.killed, "killed by the narrative"),
     ]
     .into_iter()
     .filter(|(number, _)| *number > 0)
@@ -145,7 +147,9 @@ fn paint_of(verdict: Verdict) -> Paint {
     match verdict {
         Verdict::Passed => Paint::Good,
         Verdict::Failed | Verdict::Rejected | Verdict::Unplaceable => Paint::Bad,
-        Verdict::Infra | Verdict::TimedOut | Verdict::Canceled => Paint::Warning,
+        Verdict::Inconclusive | Verdict::Infra | Verdict::TimedOut | Verdict::Canceled => {
+            Paint::Warning
+        }
     }
 }
 
@@ -162,6 +166,7 @@ pub(crate) fn totals(status: &RunStatus) -> GroupCounts {
         sum.canceled += counts.canceled;
         sum.aborted += counts.aborted;
         sum.lost += counts.lost;
+        sum.killed += counts.killed;
     }
     sum
 }
@@ -199,7 +204,9 @@ pub(crate) fn place_of(status: &RunStatus, instance: u32) -> Option<(String, u32
 pub(crate) fn testground_outcome(verdict: Option<Verdict>) -> &'static str {
     match verdict {
         Some(Verdict::Passed) => "success",
-        Some(Verdict::Failed | Verdict::TimedOut | Verdict::Infra) => "failure",
+        Some(Verdict::Failed | Verdict::Inconclusive | Verdict::TimedOut | Verdict::Infra) => {
+            "failure"
+        }
         Some(Verdict::Canceled | Verdict::Rejected | Verdict::Unplaceable) | None => "canceled",
     }
 }
@@ -249,6 +256,8 @@ mod tests {
             failures: vec![(InstanceId(99), "home-nat".into(), 1, end)],
             exposed: Vec::new(),
             network: None,
+            judgement: None,
+            forgotten: false,
         }
     }
 

@@ -6,13 +6,18 @@ use super::inputs::{self, Inputs, Options};
 use super::out::Paint;
 use super::{Session, Trouble, parts};
 
-pub(crate) fn run(session: &Session, args: &Validate) -> Exit {
-    let options =
-        Options { set: &args.set, plans: args.plans.as_deref(), strict: args.strict, run_ids: &[] };
+pub(crate) async fn run(session: &Session, args: &Validate) -> Exit {
+    let options = Options {
+        set: &args.set,
+        plans: args.plans.as_deref(),
+        strict: args.strict,
+        run_ids: &[],
+        lock: None,
+    };
     let mut codes = Vec::new();
     for file in &args.files {
         let name = file.display().to_string();
-        match inputs::of_file(session, file, &options) {
+        match inputs::of_file(session, file, &options).await {
             Ok(inputs) => valid(session, &name, &inputs),
             Err(trouble) => {
                 invalid(session, &name, &trouble);
@@ -34,7 +39,8 @@ fn valid(session: &Session, name: &str, inputs: &Inputs) {
                     .map(|(id, instances)| serde_json::json!({ "id": id, "instances": instances }))
                     .collect();
                 let links = parts::links(&inputs.loaded, &inputs.manifest, run);
-                serde_json::json!({ "id": run, "groups": groups, "links": links })
+                let expects = parts::judging(&inputs.loaded, &inputs.manifest, run);
+                serde_json::json!({ "id": run, "groups": groups, "links": links, "expects": expects })
             })
             .collect();
         session.out.json(&serde_json::json!({
@@ -53,6 +59,9 @@ fn valid(session: &Session, name: &str, inputs: &Inputs) {
         session.out.data(format_args!("  run {run}: {} = {sum} instances", groups.join(" + ")));
         if let Some(links) = parts::links(&inputs.loaded, &inputs.manifest, run) {
             session.out.data(format_args!("    links: {links}"));
+        }
+        if let Some(judging) = parts::judging(&inputs.loaded, &inputs.manifest, run) {
+            session.out.data(format_args!("    expects: {judging}"));
         }
     }
 }

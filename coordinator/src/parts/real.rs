@@ -1,6 +1,5 @@
 //! The parts of a real service: compositions, builders, and sync logs on the bus.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -11,17 +10,22 @@ use groundswell_common::composition::{
     BuildInput, Composition, ResolvedGroup, ResolvedRun, build_groups, resolve,
 };
 use groundswell_common::diagnostic::Diagnostics;
-use groundswell_common::ids::{Attempt, RunId, WorkerId};
+use groundswell_common::ids::{Attempt, InstanceId, RunId, WorkerId};
 use groundswell_common::manifest::Manifest;
-use groundswell_common::messages::{ImageRef, Limits, RuntimeKind};
+use groundswell_common::messages::{Limits, RuntimeKind};
 use groundswell_common::objects::Objects;
 use groundswell_common::sync::{self, Control};
 use groundswell_common::timing::RUN_TIMEOUT;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{GroupOutline, Outline, Prepare, PrepareError, SyncLogError, SyncLogs};
-use crate::build::{BuildError, BuildRequest, Builders, Dependency, source};
+use super::images::{self, Jobs, Told, Want};
+use super::{GroupOutline, GroupParts, Outline, Prepare, PrepareError, SyncLogError, SyncLogs};
+use crate::build::{BuildRequest, Builders, Dependency, source};
+use crate::datasets::{self, DatasetError};
+
+/// How many lost instances one message tells of: their reasons must fit into one.
+const GONE_AT_ONCE: usize = 1000;
 
 /// The sync logs of runs, on the bus.
 pub struct BusSyncLogs {
@@ -49,6 +53,26 @@ impl SyncLogs for BusSyncLogs {
             .map_err(failed("start"))
     }
 
+    async fn mark_gone(
+        &self,
+        run: &RunId,
+        attempt: Attempt,
+        gone: &[InstanceId],
+        reason: &str,
+    ) -> Result<(), SyncLogError> {
+        let record = |instance: &InstanceId| Control::Gone {
+            instance: *instance,
+            reason: reason.to_owned(),
+        };
+        for some in gone.chunks(GONE_AT_ONCE) {
+            let records: Vec<Control> = some.iter().map(record).collect();
+            sync::append_control(&self.bus, run, attempt, &records)
+                .await
+                .map_err(failed("tell of lost instances in"))?;
+        }
+        Ok(())
+    }
+
     async fn delete(&self, run: &RunId, attempt: Attempt) -> Result<(), SyncLogError> {
         sync::delete_log(&self.bus, run, attempt).await.map_err(failed("delete"))
     }
@@ -66,30 +90,12 @@ pub struct Compositions {
 }
 
 impl Compositions {
-    /// `cache_dir` is where builds are kept; what is in it may be removed at any time.
+    /// `cache_dir` is where builds are kept; what is in it may be removed at any time. At most `parallel` builds go
+    /// on at the same time.
     #[must_use]
-    pub fn new(objects: Objects, cache_dir: &Path) -> Self {
-        let builders = Builders::new(objects.clone(), cache_dir);
+    pub fn new(objects: Objects, cache_dir: &Path, parallel: usize) -> Self {
+        let builders = Builders::new(objects.clone(), cache_dir).with_parallel(parallel);
         Self { builders, objects, cache_dir: cache_dir.to_owned() }
-    }
-
-    async fn group_image(
-        &self,
-        group: &ResolvedGroup,
-        request: impl Fn(&BuildInput) -> BuildRequest,
-        progress: &mpsc::Sender<String>,
-        cancel: &CancellationToken,
-    ) -> Result<ImageRef, BuildError> {
-        match (&group.artifact, &group.build) {
-            (Some(artifact), _) => self.builders.artifact(artifact).await,
-            (None, Some(build)) => {
-                self.builders.build(&request(build), progress.clone(), cancel.clone()).await
-            }
-            (None, None) => Err(BuildError::Artifact {
-                artifact: String::new(),
-                reason: "the group has neither an artifact nor a builder".to_owned(),
-            }),
-        }
     }
 }
 
@@ -111,6 +117,10 @@ impl Prepare for Compositions {
             options: run.options,
             limits,
             seed: run.seed,
+            placement: run.placement,
+            priority: run.priority,
+            on_lost: run.on_lost,
+            judging: run.judging,
             disable_metrics: run.disable_metrics,
             warnings: run.warnings.iter().map(ToString::to_string).collect(),
         })
@@ -119,47 +129,63 @@ impl Prepare for Compositions {
     async fn images(
         &self,
         request: &SubmitRequest,
-        _run: &RunId,
+        run: &RunId,
         progress: mpsc::Sender<String>,
         cancel: CancellationToken,
-    ) -> Result<Vec<ImageRef>, PrepareError> {
-        let (composition, manifest, run) =
+    ) -> Result<Vec<GroupParts>, PrepareError> {
+        let (composition, manifest, resolved) =
             resolved(request).map_err(|err| PrepareError::Plan { reason: err.message })?;
+        // Quick, and a name that is wrong shall not cost a build.
+        let mut datasets = Vec::new();
+        for group in &resolved.groups {
+            let found = datasets::resolve(&self.objects, &group.datasets).await;
+            datasets.push(found.map_err(|err| no_dataset(&group.id, &err))?);
+        }
         let directory = unpack_directory(&self.cache_dir).map_err(|err| host(&err))?;
         source::fetch(&request.source, &self.objects, directory.path())
             .await
             .map_err(|err| host(&err))?;
-        let runtime = request.runtime.unwrap_or(run.runtime);
+        let runtime = request.runtime.unwrap_or(resolved.runtime);
         let to_build = |input: &BuildInput| {
-            build_request(input, directory.path(), &run.plan, runtime, request.no_cache)
+            build_request(input, directory.path(), &resolved.plan, runtime, request.no_cache)
         };
-        let mut built: BTreeMap<String, ImageRef> = BTreeMap::new();
-        let mut images = Vec::with_capacity(run.groups.len());
-        for group in &run.groups {
-            let key = group.artifact.clone().unwrap_or_else(|| group.build_key.clone());
-            if let Some(image) = built.get(&key) {
-                images.push(image.clone());
-                continue;
-            }
-            let _ = progress.send(format!("building group {}", group.id)).await;
-            let image = self
-                .group_image(group, to_build, &progress, &cancel)
-                .await
-                .map_err(|err| trouble(&group.id, &err))?;
-            built.insert(key, image.clone());
-            images.push(image);
-        }
-        // Testground builds every group, so that a composition with a broken one is noticed.
-        let all = build_groups(&composition, &manifest)
-            .map_err(|err| PrepareError::Plan { reason: err.to_string() })?;
-        for build in all.iter().filter(|build| !built.contains_key(&build.key)) {
-            self.builders
-                .build(&to_build(&build.input), progress.clone(), cancel.clone())
-                .await
-                .map_err(|err| trouble(&build.groups.join(", "), &err))?;
-        }
-        Ok(images)
+        let jobs = jobs(&composition, &manifest, &resolved, to_build)?;
+        let at_once = usize::try_from(resolved.concurrent_builds).unwrap_or(usize::MAX);
+        let told = Told { run, objects: &self.objects, lock: request.lock.as_ref(), at_once };
+        let images = images::build(&self.builders, jobs, &told, progress, cancel).await?;
+        let parts = |(image, datasets)| GroupParts { image, datasets };
+        Ok(images.into_iter().zip(datasets).map(parts).collect())
     }
+}
+
+/// What has to be built: the image of each group of the run, in their order, and then, as Testground does, those of
+/// all other groups, so that a composition with a broken one is noticed.
+fn jobs(
+    composition: &Composition,
+    manifest: &Manifest,
+    run: &ResolvedRun,
+    to_build: impl Fn(&BuildInput) -> BuildRequest,
+) -> Result<Jobs, PrepareError> {
+    let mut jobs = Jobs::default();
+    for group in &run.groups {
+        let key = group.artifact.clone().unwrap_or_else(|| group.build_key.clone());
+        let want = match (&group.artifact, &group.build) {
+            (Some(artifact), _) => Want::Artifact(artifact.clone()),
+            (None, Some(build)) => Want::Build(Box::new(to_build(build))),
+            (None, None) => {
+                let reason = format!("group {} has neither an artifact nor a builder", group.id);
+                return Err(PrepareError::Plan { reason });
+            }
+        };
+        jobs.for_run(&key, want);
+    }
+    let builds = build_groups(composition, manifest)
+        .map_err(|err| PrepareError::Plan { reason: err.to_string() })?;
+    for build in builds {
+        let want = Want::Build(Box::new(to_build(&build.input)));
+        jobs.for_groups(&build.key, build.groups, want);
+    }
+    Ok(jobs)
 }
 
 fn outline_of(group: ResolvedGroup) -> GroupOutline {
@@ -171,6 +197,8 @@ fn outline_of(group: ResolvedGroup) -> GroupOutline {
         env: group.env,
         resources: group.resources,
         egress: group.egress,
+        placement: group.placement,
+        datasets: group.datasets,
     }
 }
 
@@ -183,6 +211,7 @@ fn resolved(request: &SubmitRequest) -> Result<(Composition, Manifest, ResolvedR
     .map_err(|err| refused(&err))?;
     let (manifest, _) =
         Manifest::parse("manifest.toml", &request.manifest).map_err(|err| refused(&err))?;
+    let composition = composition.with_seed(request.seed);
     let run = resolve(&composition, &manifest, &request.run).map_err(|err| refused(&err))?;
     Ok((composition, manifest, run))
 }
@@ -226,9 +255,13 @@ fn unpack_directory(cache_dir: &Path) -> std::io::Result<tempfile::TempDir> {
     tempfile::tempdir_in(parent)
 }
 
-fn trouble(group: &str, err: &BuildError) -> PrepareError {
-    let reason = format!("group {group} was not built: {}", Chain(err));
-    if err.fault_of_plan() { PrepareError::Plan { reason } } else { PrepareError::Host { reason } }
+fn no_dataset(group: &str, err: &DatasetError) -> PrepareError {
+    let reason = format!("group {group}: {}", Chain(err));
+    if matches!(err, DatasetError::Objects(_)) {
+        PrepareError::Host { reason }
+    } else {
+        PrepareError::Plan { reason }
+    }
 }
 
 fn host(err: &(dyn std::error::Error + 'static)) -> PrepareError {

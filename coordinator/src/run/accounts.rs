@@ -9,6 +9,7 @@ use groundswell_common::messages::InstanceRange;
 use groundswell_common::outcome::{InstanceEnd, Outcome};
 use groundswell_common::run::GroupCounts;
 
+use super::ShareKpis;
 use crate::placement;
 
 /// One worker's share of a run and what it has told.
@@ -30,6 +31,8 @@ pub struct Share {
     pub exposed: Vec<ExposedPort>,
     /// What the worker has measured of the data network.
     pub network: Option<NetworkReport>,
+    /// How far it is with what its instances have measured.
+    pub kpis: ShareKpis,
     /// Where its outputs are listed, once they are stored.
     pub index: Option<String>,
     /// Its outputs will never be stored.
@@ -38,6 +41,8 @@ pub struct Share {
     pub cleaned: bool,
     /// The worker is gone, and the share with it.
     pub lost: bool,
+    /// The worker has told this coordinator everything it had told another one.
+    pub retold: bool,
 }
 
 impl Share {
@@ -51,10 +56,12 @@ impl Share {
             started: false,
             exposed: Vec::new(),
             network: None,
+            kpis: ShareKpis::Untold,
             index: None,
             collect_failed: false,
             cleaned: false,
             lost: false,
+            retold: false,
         }
     }
 
@@ -70,7 +77,8 @@ impl Share {
             .any(|range| instance.0 >= range.first.0 && instance.0 - range.first.0 < range.count)
     }
 
-    fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
+    /// Its instances.
+    pub fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
         self.ranges
             .iter()
             .flat_map(|range| (range.first.0..range.first.0 + range.count).map(InstanceId))
@@ -79,7 +87,8 @@ impl Share {
     /// Nothing more is to be expected of its outputs.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.index.is_some() || self.collect_failed || self.lost
+        let stored = self.index.is_some() || self.collect_failed;
+        self.lost || (stored && self.kpis != ShareKpis::Fetching)
     }
 }
 
@@ -87,6 +96,7 @@ impl Share {
 #[derive(Debug, Clone)]
 pub struct Accounts {
     groups: Vec<(String, u32)>,
+    /// In the order of their workers.
     shares: Vec<Share>,
     ends: BTreeMap<InstanceId, InstanceEnd>,
     counts: Vec<GroupCounts>,
@@ -108,6 +118,7 @@ impl Accounts {
     pub fn place(&mut self, shares: Vec<placement::Share>) {
         self.shares =
             shares.into_iter().map(|(worker, ranges)| Share::new(worker, ranges)).collect();
+        self.shares.sort_by(|one, other| one.worker.cmp(&other.worker));
     }
 
     /// Instances of the run.
@@ -124,7 +135,8 @@ impl Accounts {
 
     /// The share of `worker`.
     pub fn share(&mut self, worker: &WorkerId) -> Option<&mut Share> {
-        self.shares.iter_mut().find(|share| &share.worker == worker)
+        let at = self.at(worker)?;
+        self.shares.get_mut(at)
     }
 
     /// How each instance ended that has.
@@ -133,7 +145,7 @@ impl Accounts {
         &self.ends
     }
 
-    /// The first instance that was told to have ended without success.
+    /// The first instance that was told to have ended without success, and was neither lost nor killed as it should be.
     #[must_use]
     pub fn first_bad(&self) -> Option<InstanceId> {
         self.first_bad
@@ -163,11 +175,14 @@ impl Accounts {
     /// Notes how an instance of `worker` ended. The first word counts: a repeated or later one, and one about an
     /// instance that this worker does not have, changes nothing.
     pub fn end(&mut self, worker: &WorkerId, instance: InstanceId, end: InstanceEnd) -> bool {
-        let known = self
-            .shares
-            .iter()
-            .any(|share| &share.worker == worker && !share.lost && share.contains(instance));
+        let share = self.at(worker).map(|at| &self.shares[at]);
+        let known = share.is_some_and(|share| !share.lost && share.contains(instance));
         known && self.note(instance, end)
+    }
+
+    /// Where the share of a worker is: they are in the order of their workers.
+    fn at(&self, worker: &WorkerId) -> Option<usize> {
+        self.shares.binary_search_by(|share| share.worker.cmp(worker)).ok()
     }
 
     fn note(&mut self, instance: InstanceId, end: InstanceEnd) -> bool {
@@ -176,7 +191,9 @@ impl Accounts {
         }
         let (group, _) = self.locate(instance);
         self.counts[group].count(end.outcome);
-        if end.outcome != Outcome::Success && self.first_bad.is_none() {
+        // One that is lost has done nothing wrong, nor has one that the run's own schedule has killed.
+        let blameless = matches!(end.outcome, Outcome::Success | Outcome::Lost | Outcome::Killed);
+        if !blameless && self.first_bad.is_none() {
             self.first_bad = Some(instance);
         }
         self.ends.insert(instance, end);
@@ -225,6 +242,31 @@ impl Accounts {
         !self.shares.is_empty() && self.shares.iter().all(what)
     }
 
+    /// Whether nothing of it is left on any worker.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.shares.iter().all(|share| share.cleaned || share.lost)
+    }
+
+    /// How many instances are lost, or have succeeded and their outputs are lost with their worker.
+    #[must_use]
+    pub fn lost(&self) -> u32 {
+        let is_lost = |share: &Share, instance: &InstanceId| {
+            let outputs_lost = share.lost && share.index.is_none();
+            self.ends.get(instance).is_some_and(|end| match end.outcome {
+                Outcome::Lost => true,
+                Outcome::Success => outputs_lost,
+                Outcome::Failure
+                | Outcome::TimedOut
+                | Outcome::Canceled
+                | Outcome::Aborted
+                | Outcome::Killed => false,
+            })
+        };
+        let of = |share: &Share| share.instances().filter(|id| is_lost(share, id)).count();
+        u32::try_from(self.shares.iter().map(of).sum::<usize>()).unwrap_or(u32::MAX)
+    }
+
     /// How many instances of each group are where.
     #[must_use]
     pub fn counts(&self) -> Vec<(String, GroupCounts)> {
@@ -265,7 +307,7 @@ impl Accounts {
     pub fn failures(&self, most: usize) -> Vec<(InstanceId, String, u32, InstanceEnd)> {
         self.ends
             .iter()
-            .filter(|(_, end)| end.outcome != Outcome::Success)
+            .filter(|(_, end)| !matches!(end.outcome, Outcome::Success | Outcome::Killed))
             .take(most)
             .map(|(instance, end)| {
                 let (group, number) = self.locate(*instance);

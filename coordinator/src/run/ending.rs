@@ -6,16 +6,19 @@ use groundswell_common::ids::WorkerId;
 use groundswell_common::outcome::Outcome;
 use groundswell_common::run::Verdict;
 use groundswell_common::timing::KILL_TIME;
+use serde::{Deserialize, Serialize};
 
 use super::event::note;
-use super::{Command, Now, Phase, Run, TIMED_OUT};
+use super::{Command, Now, Phase, Run, ShareKpis, TIMED_OUT};
 
 /// Why a run ends before its instances have ended by themselves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cause {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
     pub(super) verdict: Verdict,
     pub(super) reason: String,
+    /// Of instances that have not ended by themselves.
     pub(super) outcome: Outcome,
+    /// Without grace.
     pub(super) kill: bool,
 }
 
@@ -68,6 +71,7 @@ impl Run {
             }
             Phase::Building
             | Phase::Queued { .. }
+            | Phase::Resting { .. }
             | Phase::Reserved
             | Phase::Preparing { .. }
             | Phase::Starting { .. }
@@ -80,7 +84,12 @@ impl Run {
 
     /// Notes why the run ends. The first cause counts, but infrastructure wins over failure.
     pub(super) fn end_by(&mut self, cause: Cause, out: &mut Vec<Command>) {
-        if matches!(self.phase, Phase::Concluding | Phase::Finished | Phase::Cleaned) {
+        if self.is_collected() {
+            return;
+        }
+        // What is still told about an attempt that is over does not end the next one.
+        let resting = matches!(self.phase, Phase::Resting { .. });
+        if resting && cause.verdict != Verdict::Canceled {
             return;
         }
         let wins = match &self.cause {
@@ -111,27 +120,6 @@ impl Run {
         self.end_by(Cause::infra(text), out);
     }
 
-    pub(super) fn lost(&mut self, worker: &WorkerId, reason: &str, out: &mut Vec<Command>) {
-        let Some(share) = self.accounts.share(worker).filter(|share| !share.lost) else { return };
-        let stored = share.index.is_some();
-        share.lost = true;
-        let instances = self.accounts.end_share(worker, Outcome::Lost, reason);
-        if instances == 0 && stored {
-            return;
-        }
-        let text = if instances == 0 {
-            format!("{reason}; its outputs are not stored")
-        } else {
-            format!("{reason}; {instances} instances were lost with it")
-        };
-        out.push(Command::Note {
-            kind: "worker_lost",
-            text: text.clone(),
-            worker: Some(worker.clone()),
-        });
-        self.end_by(Cause::infra(text), out);
-    }
-
     pub(super) fn deadline_passed(&mut self, now: Now, out: &mut Vec<Command>) {
         if self.deadline().is_none_or(|deadline| now.at < deadline) {
             return;
@@ -155,6 +143,7 @@ impl Run {
             // Events are hints: a deadline that has moved is not one.
             Phase::Starting { .. }
             | Phase::Building
+            | Phase::Resting { .. }
             | Phase::Reserved
             | Phase::Concluding
             | Phase::Finished
@@ -211,6 +200,7 @@ impl Run {
         for worker in late {
             if let Some(share) = self.accounts.share(&worker) {
                 share.collect_failed = true;
+                share.kpis = ShareKpis::Here;
             }
             self.outputs_missing(&worker, "it took too long", out);
         }
@@ -223,40 +213,44 @@ impl Run {
         let text = format!("the run's record is not stored: {reason}");
         self.warn(text.clone(), None, out);
         let verdict = self.verdict().0;
-        if matches!(verdict, Verdict::Passed | Verdict::Failed) {
+        if matches!(verdict, Verdict::Passed | Verdict::Failed | Verdict::Inconclusive) {
             self.cause = Some(Cause::infra(text));
         }
         self.facts.recorded = true;
     }
 
     /// Ends a run of which no instance has run an instruction: nothing to stop and nothing to collect.
-    pub(super) fn end_unstarted(&mut self, out: &mut Vec<Command>) {
+    pub(super) fn end_unstarted(&mut self, now: Now, out: &mut Vec<Command>) {
         let Some(cause) = self.cause.clone() else { return };
         if self.phase == Phase::Building {
             out.push(Command::CancelBuild);
         }
         self.accounts.end_rest(cause.outcome, &format!("never started: {}", cause.reason));
-        self.conclude(out);
+        self.conclude(now, out);
     }
 
     /// How it ended, or would if this were all, and why it did not pass.
     pub(super) fn verdict(&self) -> (Verdict, String) {
-        let infra = self.accounts.count(|o| !matches!(o, Outcome::Success | Outcome::Failure));
+        let (verdict, reason) = self.verdict_by_ends();
+        match &self.kpis.judgement {
+            Some(judgement) => judgement.weigh(verdict, reason),
+            None => (verdict, reason),
+        }
+    }
+
+    /// The same by what ended it and how its instances ended.
+    fn verdict_by_ends(&self) -> (Verdict, String) {
+        let spared = self.spares_lost();
+        let good = |o| matches!(o, Outcome::Success | Outcome::Killed);
+        let bad = |o| !(good(o) || spared && o == Outcome::Lost);
+        let infra = |o| bad(o) && o != Outcome::Failure;
         match &self.cause {
-            Some(cause) if cause.verdict != Verdict::Failed || infra == 0 => {
+            Some(cause) if cause.verdict != Verdict::Failed || self.accounts.count(infra) == 0 => {
                 (cause.verdict, cause.reason.clone())
             }
-            Some(_) => (
-                Verdict::Infra,
-                self.first_reason(|o| !matches!(o, Outcome::Success | Outcome::Failure)),
-            ),
-            None if infra > 0 => (
-                Verdict::Infra,
-                self.first_reason(|o| !matches!(o, Outcome::Success | Outcome::Failure)),
-            ),
-            None if self.accounts.count(|o| o != Outcome::Success) > 0 => {
-                (Verdict::Failed, self.first_reason(|o| o != Outcome::Success))
-            }
+            Some(_) => (Verdict::Infra, self.first_reason(infra)),
+            None if self.accounts.count(infra) > 0 => (Verdict::Infra, self.first_reason(infra)),
+            None if self.accounts.count(bad) > 0 => (Verdict::Failed, self.first_reason(bad)),
             None => (Verdict::Passed, String::new()),
         }
     }

@@ -1,9 +1,12 @@
 //! What a run is about, what can happen to it, and what it wants done.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use groundswell_common::ids::{Attempt, RunId, WorkerId};
+use groundswell_common::ids::{Attempt, InstanceId, RunId, WorkerId};
+use groundswell_common::kpi::{Judging, SeriesSet};
 use groundswell_common::messages::{Limits, ShareEvent};
+use groundswell_common::on_lost::OnLost;
 
 use crate::placement;
 
@@ -25,9 +28,13 @@ pub struct Rules {
     pub no_room_patience: Duration,
     /// After a failure, how long silence may last before the run is stopped; absent is for ever.
     pub fail_fast: Option<Duration>,
+    /// What becomes of it when instances are lost.
+    pub on_lost: OnLost,
+    /// How long after an infrastructure failure the second attempt begins; each further one waits twice as long.
+    pub retry_wait: Duration,
 }
 
-/// What a run is about; it never changes.
+/// What a run is about. Only the attempt ever changes.
 #[derive(Debug, Clone)]
 pub struct About {
     /// The run.
@@ -44,6 +51,8 @@ pub struct About {
     pub groups: Vec<(String, u32)>,
     /// What it goes by.
     pub rules: Rules,
+    /// What it is judged by beside the ends of its instances.
+    pub judging: Arc<Judging>,
 }
 
 /// What happened.
@@ -76,16 +85,26 @@ pub enum Event {
         temporary: bool,
     },
     /// The sync log is there.
-    LogReady,
+    LogReady {
+        /// Of which attempt.
+        attempt: Attempt,
+    },
     /// The sync log cannot be made.
     LogFailed {
+        /// Of which attempt.
+        attempt: Attempt,
         /// Why.
         reason: String,
     },
     /// The start record is in the log.
-    StartAppended,
+    StartAppended {
+        /// Of which attempt.
+        attempt: Attempt,
+    },
     /// The start record may not be in the log.
     StartFailed {
+        /// Of which attempt.
+        attempt: Attempt,
         /// Why.
         reason: String,
     },
@@ -95,6 +114,15 @@ pub enum Event {
         worker: WorkerId,
         /// What.
         what: ShareEvent,
+    },
+    /// The KPIs of a share that were too many for a message are read, or cannot be.
+    KpisRead {
+        /// The worker.
+        worker: WorkerId,
+        /// Of which attempt.
+        attempt: Attempt,
+        /// The series, or why they cannot be read.
+        series: Result<SeriesSet, String>,
     },
     /// A worker has not been heard for a while.
     WorkerSilent {
@@ -154,8 +182,29 @@ pub enum Command {
     WriteRecord,
     /// Store events and record with [`super::Run::concluded`], and tell how that went.
     Conclude,
+    /// Read the KPIs of a share from the object store.
+    FetchKpis {
+        /// Whose they are.
+        worker: WorkerId,
+        /// Of which attempt.
+        attempt: Attempt,
+        /// Where they are.
+        key: String,
+    },
+    /// Tell in the sync log that instances are lost.
+    MarkGone {
+        /// Which.
+        gone: Vec<InstanceId>,
+        /// Why.
+        reason: String,
+    },
     /// Remove the sync log.
-    DeleteLog,
+    DeleteLog {
+        /// Of which attempt.
+        attempt: Attempt,
+    },
+    /// Forget what was decided for the attempt before: nothing of it is left on any worker.
+    NextAttempt,
     /// Free its subnet: nothing of it is left anywhere.
     Forget,
     /// Add a line to the run's event log.

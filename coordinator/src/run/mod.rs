@@ -6,6 +6,7 @@
 //!     |         |          |            |            `-- cause -+- stopping -'            |
 //!     `---------+----------+------------'--------- cause: nothing has run an instruction -'
 //! ```
+//! Instead of concluding as an infrastructure failure a run may rest and be queued again; see [`lost`].
 //!
 //! A fact is noted first; then [`Run::handle`] moves on as far as the facts allow. So it does not matter in which
 //! order facts arrive, or how often.
@@ -26,21 +27,27 @@
 mod accounts;
 mod ending;
 mod event;
+mod kpis;
+mod lost;
+mod resume;
 mod status;
 #[cfg(test)]
 mod tests;
 
 use std::time::{Duration, Instant};
 
-use groundswell_common::ids::WorkerId;
+use groundswell_common::ids::{Attempt, WorkerId};
 use groundswell_common::messages::{ShareEvent, Want};
+use groundswell_common::outcome::Outcome;
 use groundswell_common::run::RunPhase;
 use groundswell_common::timing::{COLLECT_TIMEOUT, KILL_TIME};
 
 pub use accounts::{Accounts, Share};
-use ending::Cause;
+pub use ending::Cause;
 use event::note;
 pub use event::{About, Command, Event, Now, Rules};
+pub use kpis::{Kpis, ShareKpis};
+pub use resume::Left;
 
 use crate::placement;
 
@@ -55,13 +62,30 @@ const QUEUE_WORD: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Building,
-    Queued { until: Instant },
+    Queued {
+        until: Instant,
+    },
+    /// An attempt is over and cleaned up; the next one waits.
+    Resting {
+        until: Instant,
+    },
     Reserved,
-    Preparing { until: Instant },
-    Starting { until: Instant },
-    Running { until: Instant },
-    Stopping { until: Instant, killing: bool },
-    Collecting { until: Instant },
+    Preparing {
+        until: Instant,
+    },
+    Starting {
+        until: Instant,
+    },
+    Running {
+        until: Instant,
+    },
+    Stopping {
+        until: Instant,
+        killing: bool,
+    },
+    Collecting {
+        until: Instant,
+    },
     Concluding,
     Finished,
     Cleaned,
@@ -84,6 +108,7 @@ pub struct Run {
     accounts: Accounts,
     cause: Option<Cause>,
     facts: Facts,
+    kpis: Kpis,
     doing: String,
     warnings: Vec<String>,
     last_word: Instant,
@@ -103,6 +128,7 @@ impl Run {
             phase: Phase::Building,
             cause: None,
             facts: Facts::default(),
+            kpis: Kpis::default(),
             doing: "building".to_owned(),
             warnings,
             last_word: now.at,
@@ -129,11 +155,24 @@ impl Run {
         &self.accounts
     }
 
+    /// Whether it waits for a place, and for nothing else.
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        matches!(self.phase, Phase::Queued { .. })
+    }
+
+    /// Whether its workers are to clean up what they have of it.
+    #[must_use]
+    pub fn is_let_go(&self) -> bool {
+        matches!(self.phase, Phase::Resting { .. } | Phase::Finished)
+    }
+
     /// What each of its workers should make of its share; absent when workers should have none.
     #[must_use]
     pub fn want(&self) -> Option<Want> {
         match self.phase {
             Phase::Building | Phase::Queued { .. } | Phase::Reserved => None,
+            Phase::Resting { .. } => None,
             Phase::Finished | Phase::Cleaned => None,
             Phase::Preparing { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
                 Some(Want::Run)
@@ -163,6 +202,7 @@ impl Run {
             Phase::Running { until } => {
                 Some(self.fail_fast_due().map_or(until, |due| due.min(until)))
             }
+            Phase::Resting { until } => self.accounts.is_clean().then_some(until),
             Phase::Building
             | Phase::Reserved
             | Phase::Concluding
@@ -197,12 +237,19 @@ impl Run {
             }
             Event::Placed { shares } => self.placed(shares),
             Event::NoRoom { reason, temporary } => self.no_room(reason, temporary, now),
-            Event::LogReady => self.log_ready(out),
-            Event::LogFailed { reason } | Event::StartFailed { reason } => {
-                self.end_by(Cause::infra(reason), out);
+            Event::LogReady { attempt } => self.log_ready(attempt, out),
+            Event::LogFailed { attempt, reason } | Event::StartFailed { attempt, reason } => {
+                if attempt == self.about.attempt {
+                    self.end_by(Cause::infra(reason), out);
+                }
             }
-            Event::StartAppended => self.facts.start_appended = true,
+            Event::StartAppended { attempt } => {
+                self.facts.start_appended |= attempt == self.about.attempt;
+            }
             Event::Told { worker, what } => self.told(&worker, what, now, out),
+            Event::KpisRead { worker, attempt, series } => {
+                self.kpis_read(&worker, attempt, series, out);
+            }
             Event::WorkerSilent { worker, silent } => {
                 let text = format!("worker {worker} was not heard for {} s", silent.as_secs());
                 self.warn(text, Some(&worker), out);
@@ -231,16 +278,18 @@ impl Run {
         self.doing = reason;
     }
 
-    fn log_ready(&mut self, out: &mut Vec<Command>) {
-        self.facts.log_ready = true;
-        // The run ended while its log was being made: nobody else will remove it.
-        if matches!(self.phase, Phase::Concluding | Phase::Finished | Phase::Cleaned) {
-            out.push(Command::DeleteLog);
+    fn log_ready(&mut self, attempt: Attempt, out: &mut Vec<Command>) {
+        let current = attempt == self.about.attempt;
+        // The run or its attempt ended while the log was being made: nobody else will remove it.
+        if !current || self.is_collected() || matches!(self.phase, Phase::Resting { .. }) {
+            return out.push(Command::DeleteLog { attempt });
         }
+        self.facts.log_ready = true;
     }
 
     fn told(&mut self, worker: &WorkerId, what: ShareEvent, now: Now, out: &mut Vec<Command>) {
         let concluded = self.is_collected();
+        let may_go = concluded || self.is_let_go();
         let Some(share) = self.accounts.share(worker).filter(|share| !share.lost) else { return };
         match what {
             ShareEvent::Progress { ready, doing } => {
@@ -256,8 +305,15 @@ impl Run {
             ShareEvent::Said { .. } => self.last_word = now.at,
             ShareEvent::Ended { instances } => {
                 self.last_word = now.at;
+                let mut lost = None;
                 for (instance, end) in instances {
-                    self.accounts.end(worker, instance, end);
+                    let reason = (end.outcome == Outcome::Lost).then(|| end.reason.clone());
+                    if self.accounts.end(worker, instance, end) {
+                        lost = lost.or(reason);
+                    }
+                }
+                if let Some(reason) = lost {
+                    self.mind_lost(&reason, out);
                 }
             }
             ShareEvent::PrepareFailed { reason, fault_of_plan } => {
@@ -277,12 +333,26 @@ impl Run {
                 share.network.get_or_insert(report);
             }
             ShareEvent::Network { .. } => {}
+            ShareEvent::Kpis { report } => self.kpis_told(worker, *report, out),
             ShareEvent::Collected { index } => share.index = Some(index),
             ShareEvent::CollectFailed { reason } => {
                 share.collect_failed = share.index.is_none();
                 self.outputs_missing(worker, &reason, out);
             }
-            ShareEvent::Cleaned => share.cleaned = true,
+            ShareEvent::Cleaned => {
+                let expected = may_go || share.is_settled();
+                share.cleaned = true;
+                if !expected {
+                    self.lost(
+                        worker,
+                        &format!("worker {worker} has removed its share unasked"),
+                        out,
+                    );
+                }
+            }
+            ShareEvent::Retold => share.retold = true,
+            // The directory of addresses is none of the run's books.
+            ShareEvent::Address { .. } => {}
         }
     }
 
@@ -300,10 +370,17 @@ impl Run {
         let limits = self.about.rules.limits;
         let ended = self.accounts.open() == 0;
         match self.phase {
-            Phase::Building | Phase::Queued { .. } | Phase::Reserved | Phase::Preparing { .. }
+            Phase::Building
+            | Phase::Queued { .. }
+            | Phase::Resting { .. }
+            | Phase::Reserved
+            | Phase::Preparing { .. }
                 if self.cause.is_some() =>
             {
-                self.end_unstarted(out);
+                self.end_unstarted(now, out);
+            }
+            Phase::Resting { until } if until <= now.at && self.accounts.is_clean() => {
+                self.begin_again(now, out);
             }
             Phase::Building if self.facts.built => {
                 let until = now.at + self.about.rules.no_room_patience;
@@ -340,20 +417,22 @@ impl Run {
             }
             Phase::Stopping { .. } if ended => self.collect("storing outputs", now, out),
             Phase::Collecting { .. } if self.accounts.every(Share::is_settled) => {
-                self.conclude(out);
+                self.conclude(now, out);
             }
             Phase::Concluding if self.facts.recorded => {
                 self.finished_ms = Some(now.unix_ms);
                 self.enter(Phase::Finished, "cleaning up", out);
-                out.extend([Command::Assign, Command::DeleteLog]);
+                let attempt = self.about.attempt;
+                out.extend([Command::Assign, Command::DeleteLog { attempt }]);
             }
-            Phase::Finished if self.accounts.shares().iter().all(|s| s.cleaned || s.lost) => {
+            Phase::Finished if self.accounts.is_clean() => {
                 self.enter(Phase::Cleaned, "", out);
                 out.push(Command::Forget);
             }
             // The facts do not allow more.
             Phase::Building
             | Phase::Queued { .. }
+            | Phase::Resting { .. }
             | Phase::Reserved
             | Phase::Preparing { .. }
             | Phase::Starting { .. }
@@ -377,7 +456,11 @@ impl Run {
         self.enter(Phase::Collecting { until: now.at + limit }, doing, out);
     }
 
-    fn conclude(&mut self, out: &mut Vec<Command>) {
+    fn conclude(&mut self, now: Now, out: &mut Vec<Command>) {
+        if self.rest(now, out) {
+            return;
+        }
+        self.judge(out);
         self.enter(Phase::Concluding, "storing the record", out);
         let (verdict, reason) = self.verdict();
         let text =
@@ -404,7 +487,7 @@ impl Run {
     pub fn phase(&self) -> RunPhase {
         match self.phase {
             Phase::Building => RunPhase::Submitted,
-            Phase::Queued { .. } => RunPhase::Queued,
+            Phase::Queued { .. } | Phase::Resting { .. } => RunPhase::Queued,
             Phase::Reserved => RunPhase::Reserved,
             Phase::Preparing { .. } => RunPhase::Preparing,
             Phase::Starting { .. } => RunPhase::Starting,

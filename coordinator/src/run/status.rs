@@ -38,6 +38,8 @@ impl Run {
             exposed: self.exposed().take(EXPOSED).cloned().collect(),
             // Until all have reported it would only be the part of it that is known by chance.
             network: self.is_collected().then(|| self.accounts.network()).flatten(),
+            judgement: self.kpis.judgement.clone(),
+            forgotten: false,
         }
     }
 
@@ -48,6 +50,7 @@ impl Run {
         if self.phase == Phase::Concluding {
             let (verdict, reason) = self.verdict();
             status.phase = RunPhase::Finished;
+            status.revision += 1;
             status.finished_ms = Some(unix_ms);
             status.verdict = Some(verdict);
             status.reason = reason;
@@ -69,6 +72,12 @@ impl Run {
     #[must_use]
     pub fn submitted_ms(&self) -> u64 {
         self.submitted_ms
+    }
+
+    /// When its instances were started, Unix milliseconds.
+    #[must_use]
+    pub fn started_ms(&self) -> Option<u64> {
+        self.started_ms
     }
 
     /// Workers that take part.
@@ -97,6 +106,7 @@ impl Run {
             Phase::Running { .. } => format!("{open} instances running"),
             Phase::Building
             | Phase::Queued { .. }
+            | Phase::Resting { .. }
             | Phase::Reserved
             | Phase::Stopping { .. }
             | Phase::Collecting { .. }

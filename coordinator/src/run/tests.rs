@@ -4,14 +4,19 @@ use groundswell_common::fidelity::{Grade, Histogram, LaneReport, NetworkReport};
 use groundswell_common::ids::{Attempt, InstanceId};
 use groundswell_common::link::LinkShape;
 use groundswell_common::messages::{InstanceRange, Limits, RuntimeKind};
+use groundswell_common::on_lost::OnLost;
 use groundswell_common::outcome::{InstanceEnd, Outcome};
 use groundswell_common::run::Verdict;
 use proptest::prelude::*;
 
 use super::*;
-use crate::placement::{self, Distribution, Party, Room, place};
+use crate::placement::{self, Capacity, Distribution, Gang, Party, Room, place};
 
+mod kpis;
+mod lost;
 mod simulation;
+
+const DELETE_LOG: Command = Command::DeleteLog { attempt: Attempt::FIRST };
 
 fn worker(number: usize) -> WorkerId {
     WorkerId::from_lossy(&format!("w{number}"))
@@ -22,9 +27,14 @@ fn end(outcome: Outcome) -> InstanceEnd {
 }
 
 fn spread(groups: &[u32], rooms: &[Room]) -> Vec<placement::Share> {
-    let alone = |instances: &u32| Party { instances: *instances, together: 1 };
-    let parties: Vec<Party> = groups.iter().map(alone).collect();
-    place(&parties, RuntimeKind::Netns, rooms, Distribution::Spread).expect("fits")
+    let alone = |instances: &u32| Party { instances: *instances, together: 1, ..Party::default() };
+    let gang = Gang {
+        parties: groups.iter().map(alone).collect(),
+        runtime: RuntimeKind::Netns,
+        wish: Default::default(),
+        distribution: Distribution::Spread,
+    };
+    place(&gang, rooms).expect("fits")
 }
 
 /// A run and the clock of its story.
@@ -36,6 +46,10 @@ struct Story {
 
 impl Story {
     fn new(groups: &[u32]) -> Self {
+        Self::with(groups, OnLost::Fail)
+    }
+
+    fn with(groups: &[u32], on_lost: OnLost) -> Self {
         let now = Now { at: tokio::time::Instant::now().into_std(), unix_ms: 1_000 };
         let about = About {
             run: "c8k3vmlrirtj2p8lcec0".parse().expect("an id"),
@@ -48,7 +62,10 @@ impl Story {
                 limits: Limits::default(),
                 no_room_patience: Duration::from_secs(10),
                 fail_fast: Some(FAIL_FAST_QUIET),
+                on_lost,
+                retry_wait: Duration::from_secs(30),
             },
+            judging: Default::default(),
         };
         let (run, commands) = Run::new(about, vec![], now);
         Self { run, now, commands }
@@ -72,27 +89,30 @@ impl Story {
 
     /// Groups spread over two workers, up to the point where the workers prepare.
     fn preparing(groups: &[u32]) -> Self {
-        let mut story = Self::new(groups);
+        Self::new(groups).prepare(groups)
+    }
+
+    fn prepare(self, groups: &[u32]) -> Self {
+        let mut story = self;
         story.feed(Event::Built);
         let rooms: Vec<Room> = (0..2)
-            .map(|n| Room {
-                worker: worker(n),
-                slots: 100,
-                free: 100,
-                runtimes: vec![RuntimeKind::Netns],
-            })
+            .map(|n| Room::empty(worker(n), Capacity::of_slots(100), vec![RuntimeKind::Netns]))
             .collect();
         let shares = spread(groups, &rooms);
         assert!(story.feed(Event::Placed { shares }).contains(&Command::CreateLog));
-        assert!(story.feed(Event::LogReady).contains(&Command::Assign));
+        assert!(story.feed(Event::LogReady { attempt: Attempt::FIRST }).contains(&Command::Assign));
         story
     }
 
     fn running(groups: &[u32]) -> Self {
-        let mut story = Self::preparing(groups);
+        Self::preparing(groups).run()
+    }
+
+    fn run(self) -> Self {
+        let mut story = self;
         story.tell(0, ShareEvent::Prepared);
         assert!(story.tell(1, ShareEvent::Prepared).contains(&Command::AppendStart));
-        story.feed(Event::StartAppended);
+        story.feed(Event::StartAppended { attempt: Attempt::FIRST });
         story.tell(0, ShareEvent::Started);
         story.tell(1, ShareEvent::Started);
         assert_eq!(story.run.phase(), RunPhase::Running);
@@ -114,7 +134,7 @@ impl Story {
         assert!(self.commands.contains(&Command::Conclude), "{:?}", self.run.phase());
         self.feed(Event::Recorded);
         let status = self.run.status();
-        assert!(self.commands.contains(&Command::DeleteLog));
+        assert!(self.commands.contains(&DELETE_LOG));
         assert_eq!(self.run.accounts().open(), 0);
         (status.verdict.expect("over"), status.reason)
     }
@@ -340,7 +360,7 @@ fn a_log_that_comes_after_the_end_is_removed() {
     story.feed(Event::Placed { shares: vec![(worker(0), vec![range])] });
     story.feed(Event::CancelRequested { reason: "asked".to_owned(), kill: false });
     story.feed(Event::Recorded);
-    assert!(story.feed(Event::LogReady).contains(&Command::DeleteLog));
+    assert!(story.feed(Event::LogReady { attempt: Attempt::FIRST }).contains(&DELETE_LOG));
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
@@ -349,6 +369,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         1 => Just(Outcome::Failure),
         1 => Just(Outcome::Aborted),
         1 => Just(Outcome::Canceled),
+        1 => Just(Outcome::Lost),
+        1 => Just(Outcome::Killed),
     ]
 }
 
@@ -373,9 +395,12 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         12 => (0_usize..3, told)
             .prop_map(|(number, what)| Event::Told { worker: worker(number), what }),
-        1 => Just(Event::StartAppended),
-        1 => Just(Event::StartFailed { reason: "r".to_owned() }),
-        1 => Just(Event::LogReady),
+        1 => Just(Event::StartAppended { attempt: Attempt::FIRST }),
+        1 => Just(Event::StartFailed {
+            attempt: Attempt::FIRST,
+            reason: "r".to_owned(),
+        }),
+        1 => Just(Event::LogReady { attempt: Attempt::FIRST }),
         1 => Just(Event::Recorded),
         1 => Just(Event::RecordFailed { reason: "r".to_owned() }),
         1 => (0_usize..3)
@@ -384,6 +409,13 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|kill| Event::CancelRequested { reason: "r".to_owned(), kill }),
         3 => Just(Event::DeadlinePassed),
     ]
+}
+
+/// Whether what is lost is no more than was allowed, and the rest is as it should be.
+fn tolerated(run: &Run, rest: impl Fn(&Share) -> bool) -> bool {
+    let (lost, total) = (run.accounts().lost(), run.accounts().total());
+    let few = lost == 0 || run.about().rules.on_lost.tolerates(lost, total);
+    few && run.accounts().shares().iter().all(|share| share.lost || rest(share))
 }
 
 /// What must hold after every step, whatever has happened.
@@ -403,11 +435,18 @@ fn check(run: &Run) {
     let all = |what: fn(Outcome) -> bool| run.accounts().count(what) == run.accounts().ends().len();
     match status.verdict.expect("a verdict") {
         Verdict::Passed => {
-            assert!(all(|o| o == Outcome::Success));
-            assert!(run.accounts().shares().iter().all(|share| share.index.is_some()));
+            assert!(all(|o| matches!(o, Outcome::Success | Outcome::Lost | Outcome::Killed)));
+            assert!(tolerated(run, |share| share.index.is_some()));
         }
-        Verdict::Failed => assert!(all(|o| matches!(o, Outcome::Success | Outcome::Failure))),
-        Verdict::Infra
+        Verdict::Failed => {
+            assert!(all(|o| matches!(
+                o,
+                Outcome::Success | Outcome::Failure | Outcome::Lost | Outcome::Killed
+            )));
+            assert!(tolerated(run, |_| true));
+        }
+        Verdict::Inconclusive
+        | Verdict::Infra
         | Verdict::TimedOut
         | Verdict::Canceled
         | Verdict::Rejected
@@ -415,13 +454,26 @@ fn check(run: &Run) {
     }
 }
 
+#[test]
+fn a_share_that_its_worker_removes_unasked_is_lost() {
+    let mut story = Story::preparing(&[2, 2]);
+    story.tell(0, ShareEvent::Prepared);
+    story.tell(1, ShareEvent::Cleaned);
+    let (verdict, reason) = story.verdict();
+    assert_eq!(verdict, Verdict::Infra);
+    assert!(reason.contains("removed its share unasked; 2 instances"), "{reason}");
+}
+
 proptest! {
     #[test]
     fn whatever_happens_the_books_balance_and_the_verdict_stays(
         events in prop::collection::vec((event(), 0_u64..400), 0..60),
         sizes in (1_u32..5, 1_u32..5),
+        share in 0_u32..10_000,
     ) {
-        let mut story = Story::preparing(&[sizes.0, sizes.1]);
+        let on_lost = if share == 0 { OnLost::Fail } else { OnLost::Tolerate(share) };
+        let sizes = [sizes.0, sizes.1];
+        let mut story = Story::with(&sizes, on_lost).prepare(&sizes);
         let mut first: std::collections::BTreeMap<InstanceId, InstanceEnd> = Default::default();
         let mut verdict = None;
         for (event, seconds) in events {

@@ -5,36 +5,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Message;
-use groundswell_common::api::{Refusal, RefusalKind};
+use groundswell_common::api::{Refusal, RefusalKind, SubmitRequest};
 use groundswell_common::bus;
 use groundswell_common::chain::Chain;
 use groundswell_common::ids::{Attempt, RunId, WorkerId};
-use groundswell_common::messages::ImageRef;
-use groundswell_common::network::OverlaySecret;
 use groundswell_common::run::{RunEvent, RunPhase, RunStatus};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, debug, error, info, info_span, warn};
+use tracing::{Instrument as _, error, info, info_span, warn};
 
 use super::effects::{self, Accepted, Done, unix_ms};
 use super::live::Live;
+use super::queueing::Queueing;
+use super::recovery::LeftBehind;
 use super::teller::Teller;
 use super::{DRAIN, Incoming, ServiceConfig};
 use crate::assignments::Assignments;
-use crate::events::EventLog;
+use crate::failpoint::failpoint;
 use crate::ledger::Ledger;
-use crate::parts::PrepareError;
-use crate::placement::{NoRoom, Party, place};
+use crate::parts::{GroupParts, Outline, PrepareError};
 use crate::run::{About, Command, Event, Now, Rules, Run};
 use crate::subnets::Subnets;
+use crate::tokens::Tokens;
 use crate::workers::Workers;
 
 /// The least time between two statuses of a run.
 const STATUS_GAP: Duration = Duration::from_millis(50);
 /// How often queued runs hear about their place.
 const QUEUE_WORD: Duration = Duration::from_secs(1);
+/// How often the control state hears of a run that goes on: so much of its time limit a change of leaders adds.
+const REMEMBER: Duration = Duration::from_secs(30);
 /// Runs that are over and kept in memory.
 const PAST: usize = 500;
 
@@ -44,6 +46,7 @@ pub(super) struct Actor {
     pub(super) ledger: Ledger,
     pub(super) assignments: Assignments,
     teller: Teller,
+    pub(super) tokens: Tokens,
     pub(super) workers: Workers,
     pub(super) live: BTreeMap<RunId, Live>,
     pub(super) past: BTreeMap<RunId, RunStatus>,
@@ -58,7 +61,8 @@ pub(super) struct Actor {
     progress_lines: Option<mpsc::Receiver<(RunId, String)>>,
     pub(super) effects: JoinSet<Done>,
     pub(super) ending: CancellationToken,
-    placed_at: Instant,
+    pub(super) queue: Queueing,
+    pub(super) placed_at: Instant,
     ticked_at: Instant,
 }
 
@@ -67,7 +71,7 @@ impl Actor {
         config: ServiceConfig,
         ledger: Ledger,
         assignments: Assignments,
-        teller: Teller,
+        (teller, tokens): (Teller, Tokens),
     ) -> Self {
         let (progress, lines) = mpsc::channel(1024);
         Self {
@@ -77,6 +81,7 @@ impl Actor {
             ledger,
             assignments,
             teller,
+            tokens,
             live: BTreeMap::new(),
             past: BTreeMap::new(),
             sequences: BTreeMap::new(),
@@ -86,6 +91,7 @@ impl Actor {
             progress_lines: Some(lines),
             effects: JoinSet::new(),
             ending: CancellationToken::new(),
+            queue: Queueing::new(),
             placed_at: Instant::now(),
             ticked_at: Instant::now(),
         }
@@ -99,6 +105,7 @@ impl Actor {
     ) {
         let Some(mut progress) = self.progress_lines.take() else { return };
         let deposed = self.ledger.deposed().clone();
+        self.load_usage();
         let mut ticks = interval(STATUS_GAP);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -120,7 +127,12 @@ impl Actor {
 
     /// Waits for what is being stored, for a while; leaves the rest.
     async fn drain(mut self) {
+        if self.ledger.deposed().is_cancelled() {
+            warn!(runs = self.live.len(), "this coordinator does not lead any more");
+            return;
+        }
         info!(left = self.effects.len(), runs = self.live.len(), "coordinator ends");
+        self.store_usage();
         self.ending.cancel();
         for live in self.live.values() {
             live.building.cancel();
@@ -157,13 +169,23 @@ impl Actor {
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Nothing | Done::Submitted(None) => {}
-            Done::Submitted(Some(accepted)) => self.accepted(*accepted),
+            Done::Nothing => {}
+            Done::Submitted(key, submission) => self.submitted(key, submission),
+            Done::UsageRead(usage) => self.usage_read(usage),
+            Done::UsageKept => self.usage_kept(),
             Done::Built(run, built) => self.built(&run, built),
-            Done::LogCreated(run, Ok(())) => self.feed(&run, Event::LogReady),
-            Done::LogCreated(run, Err(reason)) => self.feed(&run, Event::LogFailed { reason }),
-            Done::StartAppended(run, Ok(())) => self.feed(&run, Event::StartAppended),
-            Done::StartAppended(run, Err(reason)) => self.feed(&run, Event::StartFailed { reason }),
+            Done::LogCreated(run, attempt, created) => {
+                let failed = |reason| Event::LogFailed { attempt, reason };
+                self.feed(&run, created.map_or_else(failed, |()| Event::LogReady { attempt }));
+            }
+            Done::StartAppended(run, attempt, appended) => {
+                let failed = |reason| Event::StartFailed { attempt, reason };
+                let event = appended.map_or_else(failed, |()| Event::StartAppended { attempt });
+                self.feed(&run, event);
+            }
+            Done::KpisRead(run, attempt, worker, series) => {
+                self.feed(&run, Event::KpisRead { worker, attempt, series });
+            }
             Done::Stored(run) => self.stored(&run),
             Done::Concluded(run, Ok(())) => self.feed(&run, Event::Recorded),
             Done::Concluded(run, Err(reason)) => self.feed(&run, Event::RecordFailed { reason }),
@@ -172,14 +194,21 @@ impl Actor {
                 let (message, registration, epoch) = *registered;
                 self.registered(message, registration, epoch);
             }
+            Done::TokenKept(message, kept, written) => self.token_kept(message, *kept, written),
+            Done::TokenRevoked(message, id, removed) => self.token_revoked(message, &id, removed),
+            Done::Cordoned(cordoned) => self.cordoned(*cordoned),
             Done::Selected(message, selected) => self.selected(message, selected),
         }
     }
 
     // Runs.
 
-    fn accepted(&mut self, accepted: Accepted) {
-        let Accepted { message, request, outline, run, submitted_ms } = accepted;
+    pub(super) fn accepted(&mut self, accepted: Accepted) {
+        let Accepted { message, request, mut outline, run, submitted_ms } = accepted;
+        if let Err(refusal) = self.admit(&request, &mut outline) {
+            self.ledger.forget(&run);
+            return self.answer::<RunStatus>(message, Err(refusal));
+        }
         let range = self.config.data_range;
         if let Err(refused) = outline.network.check_nats(range) {
             self.ledger.forget(&run);
@@ -201,9 +230,28 @@ impl Actor {
         };
         let span = info_span!("run", run = %run, plan = outline.plan, case = outline.case);
         bus::adopt_trace(&span, &message);
-        let about = About {
+        let about = self.about(&run, Attempt::FIRST, &request, &outline);
+        let now = Now { at: Instant::now().into_std(), unix_ms: submitted_ms };
+        let (machine, commands) = Run::new(about, outline.warnings.clone(), now);
+        let status = machine.status();
+        let live = Live::new(machine, (request, outline), subnet, span);
+        info!(run = %run, "run accepted");
+        self.live.insert(run.clone(), live);
+        self.carry_out(&run, commands);
+        self.replace_older(&run);
+        self.answer(message, Ok(status));
+    }
+
+    fn about(
+        &self,
+        run: &RunId,
+        attempt: Attempt,
+        request: &SubmitRequest,
+        outline: &Outline,
+    ) -> About {
+        About {
             run: run.clone(),
-            attempt: Attempt::FIRST,
+            attempt,
             plan: outline.plan.clone(),
             case: outline.case.clone(),
             user: request.user.clone(),
@@ -212,40 +260,49 @@ impl Actor {
                 limits: outline.limits,
                 no_room_patience: self.config.no_room_patience,
                 fail_fast: self.config.fail_fast,
+                on_lost: outline.on_lost,
+                retry_wait: self.config.retry_wait,
             },
-        };
-        let now = Now { at: Instant::now().into_std(), unix_ms: submitted_ms };
-        let (machine, commands) = Run::new(about, outline.warnings.clone(), now);
-        let status = machine.status();
-        let live = Live {
-            run: machine,
-            // Fifty-three bits, so that tools which read numbers as floating point see the same seed.
-            seed: request.seed.or(outline.seed).unwrap_or_else(|| rand::random::<u64>() >> 11),
-            request,
-            outline,
-            subnet,
-            network_key: rand::random(),
-            overlay_secret: OverlaySecret::new(rand::random()),
-            directory: None,
-            start_time: String::new(),
-            start_offset_ms: 0,
-            groups: Vec::new(),
-            events: EventLog::default(),
-            span,
-            building: CancellationToken::new(),
-            untold: true,
-            told_at: None,
-            storing: false,
-            store_again: false,
-            concluding: false,
-        };
-        info!(run = %run, "run accepted");
-        self.live.insert(run.clone(), live);
-        self.carry_out(&run, commands);
-        self.answer(message, Ok(status));
+            judging: Arc::new(outline.judging.clone()),
+        }
     }
 
-    fn built(&mut self, run: &RunId, built: Result<Vec<ImageRef>, PrepareError>) {
+    /// Goes on with the runs of another coordinator.
+    pub(super) fn resume(&mut self, left_behind: Vec<LeftBehind>) {
+        let now = Now { at: Instant::now().into_std(), unix_ms: unix_ms() };
+        let mut all = Vec::new();
+        for one in left_behind {
+            let LeftBehind { entry, request, mut outline, placed, left, events, workers } = one;
+            let run = entry.run.clone();
+            let Some(subnet) = placed
+                .as_ref()
+                .map(|placed| placed.subnet)
+                .or_else(|| self.subnets.take(self.live.values().map(|live| &live.subnet)))
+            else {
+                warn!(run = %run, "no data network is free for a run of another coordinator");
+                continue;
+            };
+            self.limit_what_is_kept(&request, &mut outline);
+            let span = info_span!("run", run = %run, plan = outline.plan, case = outline.case);
+            let about = self.about(&run, entry.attempt, &request, &outline);
+            let (machine, commands) = Run::resume(about, left, now);
+            let mut live = Live::new(machine, (request, outline), subnet, span);
+            live.take_over(&entry, placed, events, self.ledger.term());
+            for (registration, epoch) in workers {
+                if !self.workers.knows(&registration.worker) {
+                    self.workers.expect(registration, epoch, now.at);
+                }
+            }
+            info!(run = %run, phase = %entry.phase, "run goes on here");
+            self.live.insert(run.clone(), live);
+            all.push((run, commands));
+        }
+        for (run, commands) in all {
+            self.carry_out(&run, commands);
+        }
+    }
+
+    fn built(&mut self, run: &RunId, built: Result<Vec<GroupParts>, PrepareError>) {
         let event = match built {
             Ok(images) => {
                 let Some(live) = self.live.get_mut(run) else { return };
@@ -312,9 +369,9 @@ impl Actor {
             Command::Place => {}
             Command::CreateLog => {
                 live.take_start_time();
-                let workers = live.run.workers();
-                let create = effects::create_log(logs, run.clone(), attempt, workers);
-                self.effects.spawn(create.instrument(span));
+                let (ledger, objects) = (self.ledger.clone(), self.config.objects.clone());
+                let place = effects::place(logs, ledger, objects, live.placing(term));
+                self.effects.spawn(place.instrument(span));
             }
             Command::Assign => self.unassigned.extend(live.run.workers()),
             Command::AppendStart => {
@@ -323,12 +380,23 @@ impl Actor {
                 self.effects.spawn(start.instrument(span));
             }
             Command::Remember => {
+                live.remembered_at = Instant::now();
                 let entry = live.ledger_run(live.run.phase(), term);
                 self.ledger.remember(&entry);
             }
             Command::WriteRecord => self.store(run),
             Command::Conclude => self.conclude(run),
-            Command::DeleteLog => {
+            Command::MarkGone { gone, reason } => {
+                let mark = effects::mark_gone(logs, (run.clone(), attempt), gone, reason);
+                self.effects.spawn(mark.instrument(span));
+            }
+            Command::FetchKpis { worker, attempt, key } => {
+                let objects = self.config.objects.clone();
+                let fetch = effects::fetch_kpis(objects, (run.clone(), attempt), worker, key);
+                self.effects.spawn(fetch.instrument(span));
+            }
+            Command::NextAttempt => live.next_attempt(),
+            Command::DeleteLog { attempt } => {
                 let delete = effects::delete_log(logs, run.clone(), attempt);
                 self.effects.spawn(delete.instrument(span));
             }
@@ -364,7 +432,8 @@ impl Actor {
             return;
         }
         live.storing = true;
-        let store = effects::store(self.config.objects.clone(), record);
+        let events = live.events.to_bytes();
+        let store = effects::store(self.config.objects.clone(), record, events);
         self.effects.spawn(store.instrument(live.span.clone()));
     }
 
@@ -388,8 +457,8 @@ impl Actor {
         if live.storing {
             return;
         }
-        let events = live.events.to_bytes();
-        let conclude = effects::conclude(self.config.objects.clone(), record, events);
+        let (events, kpis) = (live.events.to_bytes(), live.kpi_file());
+        let conclude = effects::conclude(self.config.objects.clone(), record, events, kpis);
         self.effects.spawn(conclude.instrument(live.span.clone()));
     }
 
@@ -398,52 +467,10 @@ impl Actor {
         let status = live.run.status();
         self.teller.status(&status);
         self.ledger.forget(run);
+        failpoint("run_forgotten");
         self.past.insert(run.clone(), status);
         while self.past.len() > PAST {
             self.past.pop_first();
-        }
-    }
-
-    /// Finds places for queued runs, strictly in the order of their ids, which is that of submission.
-    pub(super) fn place_queued(&mut self) {
-        self.placed_at = Instant::now();
-        let queued: Vec<RunId> = self
-            .live
-            .values()
-            .filter(|live| live.run.phase() == RunPhase::Queued)
-            .map(|live| live.id().clone())
-            .collect();
-        let mut ahead = 0;
-        for run in queued {
-            let event = self.placement(&run, ahead);
-            ahead += u32::from(matches!(event, Event::NoRoom { .. }));
-            self.feed(&run, event);
-        }
-    }
-
-    fn placement(&self, run: &RunId, ahead: u32) -> Event {
-        if ahead > 0 {
-            let reason = format!("waiting behind {ahead} other runs");
-            return Event::NoRoom { reason, temporary: true };
-        }
-        let Some(live) = self.live.get(run) else {
-            return Event::NoRoom { reason: String::new(), temporary: true };
-        };
-        let groups: Vec<Party> = live.outline.parties().collect();
-        let rooms = self.workers.rooms(&self.used(), Instant::now().into_std());
-        match place(&groups, live.outline.runtime, &rooms, self.config.distribution) {
-            Ok(shares) => Event::Placed { shares },
-            Err(no_room) => {
-                debug!(run = %run, reason = %no_room, "no room");
-                let temporary = NoRoom::is_temporary(&no_room);
-                let mut reason = no_room.to_string();
-                if let NoRoom::NoRuntime { runtime } = no_room
-                    && let Some(note) = self.workers.why_not(runtime)
-                {
-                    reason = format!("{reason}: {note}");
-                }
-                Event::NoRoom { reason, temporary }
-            }
         }
     }
 
@@ -470,6 +497,7 @@ impl Actor {
                 self.feed(&run, event);
             }
         }
+        self.end_overdue(now.into_std());
         let due: Vec<RunId> = self
             .live
             .values()
@@ -482,7 +510,20 @@ impl Actor {
         if now.duration_since(self.placed_at) >= QUEUE_WORD {
             self.place_queued();
         }
+        self.remember_running(now);
         self.tell_all(now);
+    }
+
+    /// Lets the control state know how much of their time runs have used.
+    fn remember_running(&mut self, now: Instant) {
+        let term = self.ledger.term();
+        for live in self.live.values_mut() {
+            let running = live.run.phase() == RunPhase::Running;
+            if running && now.duration_since(live.remembered_at) >= REMEMBER {
+                live.remembered_at = now;
+                self.ledger.remember(&live.ledger_run(RunPhase::Running, term));
+            }
+        }
     }
 
     /// Tells each status that has changed, at most once in a while.

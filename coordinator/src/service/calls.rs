@@ -17,27 +17,40 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, info_span};
 
 use super::actor::Actor;
-use super::effects::{self, Done, unavailable};
+use super::effects::{self, Done, Submission, unavailable};
 use crate::record;
 use crate::run::Event;
+use crate::tokens::Caller;
 
 impl Actor {
     /// Takes one call in.
     pub(super) fn call(&mut self, message: Message) {
-        match bus::last_token(&message.subject) {
-            "submit" => self.call_submit(message),
+        let name = bus::last_token(&message.subject).to_owned();
+        let caller = match self.caller(&message, &name) {
+            Ok(caller) => caller,
+            Err(refusal) => return self.answer::<()>(message, Err(refusal)),
+        };
+        match name.as_str() {
+            "submit" => self.call_submit(message, &caller),
             "runs" => self.call_runs(message),
             "run" => self.call_run(message),
-            "cancel" => self.call_cancel(message),
+            "cancel" => self.call_cancel(message, &caller),
+            "queue" => self.call_queue(message),
+            "priority" => self.call_priority(message, &caller),
+            "tokens" => self.call_tokens(message),
+            "token" => self.call_token(message),
+            "revoke" => self.call_revoke(message),
             "workers" => {
-                let workers = self.workers.statuses(&self.used(), Instant::now().into_std());
+                let workers = self.workers.statuses(&self.loads(), Instant::now().into_std());
                 self.answer(message, Ok(workers));
             }
+            "cordon" => self.call_cordon(message),
             "info" => {
                 let info = ServiceInfo {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     objects: self.config.objects.url().to_owned(),
                     nats: self.config.bus.server_version(),
+                    name: self.config.name.clone(),
                     pid: std::process::id(),
                 };
                 self.answer(message, Ok(info));
@@ -49,22 +62,44 @@ impl Actor {
         }
     }
 
-    fn call_submit(&mut self, message: Message) {
-        let Some((message, request)) = self.decoded::<SubmitRequest>(message) else { return };
+    fn call_submit(&mut self, message: Message, caller: &Caller) {
+        let Some((message, mut request)) = self.decoded::<SubmitRequest>(message) else { return };
+        if let Caller::Holder(holder) = caller {
+            holder.user().clone_into(&mut request.user);
+            request.queue.team = holder.team.clone().or(request.queue.team);
+        }
         let span = info_span!("submit", composition = request.composition_name);
         bus::adopt_trace(&span, &message);
-        let (parts, ledger) = (self.config.parts.clone(), self.ledger.clone());
-        let (objects, bus) = (self.config.objects.clone(), self.config.bus.clone());
+        let key = request.queue.key.clone();
+        if key.iter().any(|key| !self.queue.submitting.insert(key.clone())) {
+            // Its answer was lost, or is on its way. Whoever asks again later gets it.
+            return;
+        }
+        let (config, ledger) = (self.config.clone(), self.ledger.clone());
         let accept = async move {
-            match effects::accept(parts, ledger, objects, request, message).await {
-                Ok(accepted) => Done::Submitted(Some(Box::new(accepted))),
+            let bus = config.bus.clone();
+            let submission = match effects::accept(config, ledger, request, message).await {
+                Ok(submission) => submission,
                 Err((message, refusal)) => {
                     bus.reply(&message, &Answer::<RunStatus>::Err(refusal)).await;
-                    Done::Submitted(None)
+                    Submission::Refused
                 }
-            }
+            };
+            Done::Submitted(key, submission)
         };
         self.effects.spawn(accept.instrument(span));
+    }
+
+    /// Goes on with a submit that was looked at.
+    pub(super) fn submitted(&mut self, key: Option<String>, submission: Submission) {
+        match submission {
+            Submission::Accepted(accepted) => self.accepted(*accepted),
+            Submission::Known(message, run) => self.selected(message, Ok(run)),
+            Submission::Refused | Submission::Unanswered => {}
+        }
+        if let Some(key) = key {
+            self.queue.submitting.remove(&key);
+        }
     }
 
     fn call_runs(&mut self, message: Message) {
@@ -108,8 +143,11 @@ impl Actor {
         });
     }
 
-    fn call_cancel(&mut self, message: Message) {
+    fn call_cancel(&mut self, message: Message, caller: &Caller) {
         let Some((message, request)) = self.decoded::<CancelRequest>(message) else { return };
+        if let Err(refusal) = self.may_act_on(caller, &request.run) {
+            return self.answer::<RunStatus>(message, Err(refusal));
+        }
         if self.live.contains_key(&request.run) {
             let event = Event::CancelRequested { reason: request.reason, kill: request.kill };
             self.feed(&request.run, event);
@@ -128,7 +166,10 @@ impl Actor {
         self.past.clone().into_iter().chain(live).collect()
     }
 
-    fn decoded<T: DeserializeOwned>(&mut self, message: Message) -> Option<(Message, T)> {
+    pub(super) fn decoded<T: DeserializeOwned>(
+        &mut self,
+        message: Message,
+    ) -> Option<(Message, T)> {
         match bus::decode(&message.payload) {
             Ok(request) => Some((message, request)),
             Err(err) => {
@@ -183,7 +224,7 @@ async fn stored(objects: &Objects, run: &RunId) -> Answer<RunStatus> {
     let found = record::load(objects, run)
         .await
         .map_err(|err| unavailable("the object store does not give the record", &err))?;
-    found.map(|record| record.status).ok_or_else(|| Refusal {
+    found.map(record::unknown).ok_or_else(|| Refusal {
         kind: RefusalKind::NotFound,
         message: format!("run `{run}` has no record"),
         help: String::new(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use groundswell_common::api::SubmitRequest;
 use groundswell_common::ids::{RunId, WorkerId};
-use groundswell_common::messages::{Assignment, DesiredShare, GroupSpec, ImageRef, Peer};
+use groundswell_common::messages::{Assignment, DesiredShare, GroupSpec, Peer};
 use groundswell_common::network::OverlaySecret;
 use groundswell_common::run::{RunEvent, RunPhase, RunRecord, RunStatus};
 use groundswell_common::telemetry;
@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
+use super::effects::Placing;
 use crate::directory::Directory;
 use crate::events::EventLog;
 use crate::ledger::LedgerRun;
-use crate::parts::Outline;
-use crate::record::RECORD_VERSION;
+use crate::parts::{GroupParts, Outline};
+use crate::record::{KpiFile, Placed, RECORD_VERSION};
 use crate::run::Run;
 use crate::workers::Workers;
 
@@ -40,6 +41,10 @@ pub(super) struct Live {
     pub(super) events: EventLog,
     pub(super) span: Span,
     pub(super) building: CancellationToken,
+    /// The term in which this coordinator went on with it; absent when it has begun it.
+    pub(super) resumed: Option<u64>,
+    /// When the control state last heard of it.
+    pub(super) remembered_at: Instant,
     /// Its status has changed since it was told.
     pub(super) untold: bool,
     pub(super) told_at: Option<Instant>,
@@ -51,23 +56,100 @@ pub(super) struct Live {
 }
 
 impl Live {
+    /// A run with what it is made from. A network key and a secret are drawn.
+    pub(super) fn new(
+        run: Run,
+        (request, outline): (SubmitRequest, Outline),
+        subnet: Ipv4Net,
+        span: Span,
+    ) -> Self {
+        Self {
+            run,
+            // Fifty-three bits, so that tools which read numbers as floating point see the same seed.
+            seed: request.seed.or(outline.seed).unwrap_or_else(|| rand::random::<u64>() >> 11),
+            request,
+            outline,
+            subnet,
+            network_key: rand::random(),
+            overlay_secret: OverlaySecret::new(rand::random()),
+            directory: None,
+            start_time: String::new(),
+            start_offset_ms: 0,
+            groups: Vec::new(),
+            events: EventLog::default(),
+            span,
+            building: CancellationToken::new(),
+            resumed: None,
+            remembered_at: Instant::now(),
+            untold: true,
+            told_at: None,
+            storing: false,
+            store_again: false,
+            concluding: false,
+        }
+    }
+
+    /// Forgets what was decided for the attempt before. Packets and keys of that one mean nothing in the next.
+    pub(super) fn next_attempt(&mut self) {
+        self.network_key = rand::random();
+        self.overlay_secret = OverlaySecret::new(rand::random());
+        self.directory = None;
+        self.start_time.clear();
+    }
+
+    /// Takes in what another coordinator has decided.
+    pub(super) fn take_over(
+        &mut self,
+        entry: &LedgerRun,
+        placed: Option<Placed>,
+        events: EventLog,
+        term: u64,
+    ) {
+        self.resumed = Some(term);
+        self.events = events;
+        self.request.queue.priority = entry.priority.or(self.request.queue.priority);
+        let Some(placed) = placed else { return };
+        self.seed = placed.seed;
+        self.start_time = placed.start_time;
+        self.start_offset_ms = placed.start_offset_ms;
+        self.groups = placed.groups;
+        self.network_key = entry.network_key;
+        if let Some(secret) = &entry.overlay_secret {
+            self.overlay_secret = secret.clone();
+        }
+    }
+
+    /// Who has which address.
+    pub(super) fn directory(&mut self) -> &mut Directory {
+        let Self { directory, subnet, outline, resumed, .. } = self;
+        // Workers have heard of changes in earlier terms, which were fewer than this.
+        let before = resumed.map_or(0, |term| term << 32);
+        directory.get_or_insert_with(|| {
+            Directory::new(*subnet, outline.fronts()).keeping(outline.behind()).after(before)
+        })
+    }
+
     pub(super) fn id(&self) -> &RunId {
         &self.run.about().run
     }
 
-    /// Takes the images in, one for each group.
-    pub(super) fn built(&mut self, images: Vec<ImageRef>) {
+    /// Takes in what is prepared, for one group after the other.
+    pub(super) fn built(&mut self, parts: Vec<GroupParts>) {
         self.groups = self
             .outline
             .groups
             .iter()
-            .zip(images)
-            .map(|(group, image)| group.with_image(image))
+            .zip(parts)
+            .map(|(group, parts)| group.with_parts(parts))
             .collect();
     }
 
     /// Takes the present as the time instances are told the run began, in whole seconds as Testground has it.
+    /// The first time counts.
     pub(super) fn take_start_time(&mut self) {
+        if !self.start_time.is_empty() {
+            return;
+        }
         let now = jiff::Timestamp::now();
         self.start_time = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let start_ms = u64::try_from(now.as_second()).unwrap_or(0) * 1000;
@@ -136,11 +218,32 @@ impl Live {
         let about = self.run.about();
         LedgerRun {
             run: about.run.clone(),
-            attempt: about.attempt,
+            attempt: self.run.attempt_to_go_on_with(),
             phase,
             term,
             submitted_ms: self.run.submitted_ms(),
+            started_ms: self.run.started_ms(),
+            spent: self.run.spent(Instant::now().into_std()),
+            cause: self.run.cause().cloned(),
+            priority: self.request.queue.priority,
+            network_key: self.network_key,
+            overlay_secret: Some(self.overlay_secret.clone()),
         }
+    }
+
+    /// What the run is given a place with.
+    pub(super) fn placing(&self, term: u64) -> Placing {
+        let shares = self.run.accounts().shares().iter();
+        let placed = Placed {
+            seed: self.seed,
+            subnet: self.subnet,
+            start_time: self.start_time.clone(),
+            start_offset_ms: self.start_offset_ms,
+            groups: self.groups.clone(),
+            shares: shares.map(|share| (share.worker.clone(), share.ranges.clone())).collect(),
+        };
+        let entry = self.ledger_run(RunPhase::Reserved, term);
+        Placing { entry, placed, workers: self.run.workers() }
     }
 
     /// Everything decided so far.
@@ -179,6 +282,12 @@ impl Live {
                 .filter_map(|share| Some((share.worker.clone(), share.network.clone()?)))
                 .collect(),
         }
+    }
+
+    /// What it has measured, when that is anything.
+    pub(super) fn kpi_file(&self) -> Option<KpiFile> {
+        let kpis = self.run.kpis();
+        kpis.judgement.is_some().then(|| KpiFile::new(self.id(), &self.outline.judging, kpis))
     }
 
     /// An event of the coordinator's own, with the time since the run was submitted.

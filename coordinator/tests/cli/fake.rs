@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use groundswell_common::api::{
-    Answer, CancelRequest, Refusal, RefusalKind, RunRequest, ServiceInfo, SubmitRequest,
-    WorkerStatus,
+    Answer, CancelRequest, Cordon, CordonRequest, CordonWish, Refusal, RefusalKind, RunRequest,
+    ServiceInfo, SubmitRequest, WorkerStatus,
 };
 use groundswell_common::bus::{Bus, BusConfig, decode, last_token};
+use groundswell_common::card::{Card, Figures, HostFacts};
 use groundswell_common::ids::{RunId, WorkerId};
 use groundswell_common::messages::RuntimeKind;
 use groundswell_common::nats_server::NatsServer;
+use groundswell_common::queue::{Priority, PriorityRequest, QueueEntry};
 use groundswell_common::run::{GroupCounts, RunPhase, RunStatus, Verdict};
 use groundswell_common::subjects;
 use nix::sys::signal::{Signal, kill};
@@ -32,6 +34,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) enum Asked {
     Submit(Box<SubmitRequest>),
     Cancel(CancelRequest),
+    Priority(PriorityRequest),
+    Cordon(CordonRequest),
 }
 
 /// What the service knows.
@@ -39,6 +43,9 @@ pub(crate) enum Asked {
 struct Known {
     runs: Vec<RunStatus>,
     refuse_submit: Option<Refusal>,
+    cordon: Option<Cordon>,
+    /// The runs on a worker that is drained.
+    left: Vec<RunId>,
 }
 
 /// The service.
@@ -80,6 +87,8 @@ pub(crate) fn submitted(n: usize) -> RunStatus {
         failures: Vec::new(),
         exposed: Vec::new(),
         network: None,
+        judgement: None,
+        forgotten: false,
     }
 }
 
@@ -109,6 +118,7 @@ pub(crate) fn over(n: usize, verdict: Verdict) -> RunStatus {
             Verdict::Canceled => counts.canceled = counts.want,
             Verdict::Passed
             | Verdict::Failed
+            | Verdict::Inconclusive
             | Verdict::Infra
             | Verdict::TimedOut
             | Verdict::Rejected
@@ -123,11 +133,8 @@ impl Fake {
     pub(crate) async fn start(runs: Vec<RunStatus>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let nats = NatsServer::start(&dir.path().join("nats")).await.expect("a nats-server");
-        let bus =
-            Bus::connect(&BusConfig { url: nats.url(), credentials: None, name: "fake".into() })
-                .await
-                .expect("a connection");
-        let known = Arc::new(Mutex::new(Known { runs, refuse_submit: None }));
+        let bus = Bus::connect(&BusConfig::open(nats.url(), "fake")).await.expect("a connection");
+        let known = Arc::new(Mutex::new(Known { runs, ..Known::default() }));
         let (tx, asked) = mpsc::channel(100);
         let mut calls = bus.client().subscribe(subjects::API_ALL).await.expect("a subscription");
         let mut tasks = JoinSet::new();
@@ -168,7 +175,9 @@ impl Fake {
     pub(crate) async fn asked_to_submit(&mut self) -> SubmitRequest {
         match self.asked().await {
             Asked::Submit(request) => *request,
-            other @ Asked::Cancel(_) => panic!("expected a submit, got {other:?}"),
+            other @ (Asked::Cancel(_) | Asked::Priority(_) | Asked::Cordon(_)) => {
+                panic!("expected a submit, got {other:?}")
+            }
         }
     }
 
@@ -176,7 +185,9 @@ impl Fake {
     pub(crate) async fn asked_to_cancel(&mut self) -> CancelRequest {
         match self.asked().await {
             Asked::Cancel(request) => request,
-            other @ Asked::Submit(_) => panic!("expected a cancel, got {other:?}"),
+            other @ (Asked::Submit(_) | Asked::Priority(_) | Asked::Cordon(_)) => {
+                panic!("expected a cancel, got {other:?}")
+            }
         }
     }
 
@@ -242,7 +253,30 @@ async fn answer(
             runs.reverse();
             bus.reply(message, &Answer::Ok(runs)).await;
         }
-        "workers" => bus.reply(message, &Answer::Ok(vec![worker()])).await,
+        "queue" => bus.reply(message, &Answer::Ok(queue())).await,
+        "priority" => {
+            let request: PriorityRequest = decode(&message.payload).expect("a priority");
+            bus.reply(message, &find(known, request.run.as_str())).await;
+            let _ = asked.send(Asked::Priority(request)).await;
+        }
+        "workers" => {
+            let status = worker(known);
+            // Its one run is over when it is looked at again, unless it is to go on.
+            if status.cordons.iter().all(|cordon| cordon.reason != "goes on") {
+                known.lock().expect("no test panics with it").left.clear();
+            }
+            bus.reply(message, &Answer::Ok(vec![status])).await;
+        }
+        "cordon" => {
+            let request: CordonRequest = decode(&message.payload).expect("a cordon");
+            {
+                let mut known = known.lock().expect("no test panics with it");
+                known.cordon = cordon(&request);
+                known.left = vec![run_id(0)];
+            }
+            bus.reply(message, &Answer::Ok(vec![worker(known)])).await;
+            let _ = asked.send(Asked::Cordon(request)).await;
+        }
         "info" => bus.reply(message, &Answer::Ok(info(store))).await,
         other => panic!("an unknown call: {other}"),
     }
@@ -262,22 +296,78 @@ fn find(known: &Mutex<Known>, selector: &str) -> Answer<RunStatus> {
     })
 }
 
-fn worker() -> WorkerStatus {
+fn queue() -> Vec<QueueEntry> {
+    let entry = |n: u32, priority, instances, waited_ms, reason: &str| {
+        let run = run_id(n as usize - 1);
+        QueueEntry {
+            place: n,
+            name: run.name(),
+            run,
+            plan: "mesh".into(),
+            case: "dial".into(),
+            team: "core".into(),
+            user: "tester".into(),
+            priority,
+            instances,
+            waited_ms,
+            reason: reason.into(),
+        }
+    };
+    let needs = "needs 12,000 slots, 4,000 of the cluster's 20,000 are free";
+    let behind = format!(
+        "{} goes first, within 12m, and this run may take longer than that",
+        run_id(0).name()
+    );
+    vec![
+        entry(1, Priority::Interactive, 12_000, 61_000, needs),
+        entry(2, Priority::Batch, 500, 3_600_000, &behind),
+    ]
+}
+
+fn cordon(request: &CordonRequest) -> Option<Cordon> {
+    let drain = match request.wish {
+        CordonWish::Uncordon => return None,
+        CordonWish::Cordon => None,
+        CordonWish::Drain(drain) => Some(drain),
+    };
+    let (by, reason) = (request.by.clone(), request.reason.clone());
+    Some(Cordon { by, reason, since_ms: 0, drain })
+}
+
+fn worker(known: &Mutex<Known>) -> WorkerStatus {
+    let known = known.lock().expect("no test panics with it");
     WorkerStatus {
         worker: WorkerId::from_lossy("w-01"),
-        state: "ready".into(),
+        state: if known.cordon.is_some() { "cordoned".into() } else { "ready".into() },
         version: "0.1.0".into(),
         slots: 100,
         used: 4,
         instances: 4,
         runtimes: vec![RuntimeKind::Docker, RuntimeKind::Netns],
         notes: vec!["no memory limits".into()],
+        labels: [("zone".to_owned(), "a".to_owned())].into(),
         heard_ms: 1_250,
+        cordons: known.cordon.clone().into_iter().collect(),
+        runs: known.left.clone(),
+        card: Some(card()),
+    }
+}
+
+fn card() -> Card {
+    let starts_per_second = [("netns".to_owned(), 900.0)].into();
+    Card {
+        v: 1,
+        version: "0.1.0".into(),
+        measured_ms: 0,
+        host: HostFacts::default(),
+        figures: Figures { starts_per_second, flow_bps: Some(9.5e9), ..Figures::default() },
+        missing: Vec::new(),
     }
 }
 
 fn info(store: &str) -> ServiceInfo {
-    ServiceInfo { version: "0.1.0".into(), objects: store.into(), nats: "2.15.1".into(), pid: 1 }
+    let (version, nats) = ("0.1.0".into(), "2.15.1".into());
+    ServiceInfo { version, objects: store.into(), nats, name: "one".into(), pid: 1 }
 }
 
 /// A plan and compositions that are valid.

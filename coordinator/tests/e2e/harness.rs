@@ -6,12 +6,15 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything may take: the first test that needs a plan builds it.
-pub(crate) const LIMIT: Duration = Duration::from_secs(900);
+/// How long anything may take that builds nothing.
+pub(crate) const LIMIT: Duration = Duration::from_secs(240);
+/// How long a run may take to start: the first one of a plan builds it.
+pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(600);
 
 /// A composition of one group.
 pub(crate) struct Composition {
@@ -19,13 +22,15 @@ pub(crate) struct Composition {
     pub(crate) case: &'static str,
     pub(crate) runner: &'static str,
     pub(crate) count: u32,
+    /// More TOML for `[global]`.
+    pub(crate) global: &'static str,
     /// More TOML for `[[groups]]`.
     pub(crate) group: &'static str,
 }
 
 impl Composition {
     pub(crate) fn netns(plan: &'static str, case: &'static str, count: u32) -> Self {
-        Self { plan, case, runner: "netns", count, group: "" }
+        Self { plan, case, runner: "netns", count, global: "", group: "" }
     }
 
     pub(crate) fn docker(plan: &'static str, case: &'static str, count: u32) -> Self {
@@ -40,12 +45,15 @@ impl Composition {
         } else {
             ("exec:command", "")
         };
+        // A plan that fails and does not end is not waited for as long as a run may take.
+        let timeout = if self.global.contains("timeout") { "" } else { "timeout = \"4m\"\n" };
         format!(
-            "[global]\nplan = \"{}\"\ncase = \"{}\"\nrunner = \"{}\"\nbuilder = \"{builder}\"\n{config}\
-             [[groups]]\nid = \"all\"\ninstances = {{ count = {} }}\n{}\n",
+            "[global]\nplan = \"{}\"\ncase = \"{}\"\nrunner = \"{}\"\nbuilder = \"{builder}\"\n{config}{timeout}\
+             {}\n[[groups]]\nid = \"all\"\ninstances = {{ count = {} }}\n{}\n",
             plan.display(),
             self.case,
             self.runner,
+            self.global,
             self.count,
             self.group
         )
@@ -54,6 +62,24 @@ impl Composition {
 
 pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the repository")
+}
+
+/// The worker's program, which Cargo builds beside the coordinator's.
+pub(crate) fn worker_binary() -> PathBuf {
+    let binary = Path::new(env!("CARGO_BIN_EXE_coordinator")).with_file_name("worker");
+    assert!(binary.is_file(), "build the whole workspace: {} is missing", binary.display());
+    binary
+}
+
+/// Fetches what a plan is built with: there is no registry in the Internet of hosts that tests make.
+pub(crate) fn fetch_crates(plan: &str) {
+    let manifest = repository().join("plans").join(plan).join("Cargo.toml");
+    let fetched = Command::new("cargo")
+        .args(["fetch", "--locked", "--quiet", "--manifest-path"])
+        .arg(manifest)
+        .status()
+        .expect("cargo");
+    assert!(fetched.success(), "{fetched}");
 }
 
 /// How a command ended.
@@ -84,6 +110,13 @@ impl Ran {
     pub(crate) fn says(self, text: &str) -> Self {
         assert!(self.stderr.contains(text), "not in stderr: {text}\n{}", self.stderr);
         self
+    }
+
+    /// Asserts that a run of so many instances passed.
+    #[track_caller]
+    pub(crate) fn passes(self, instances: u32) -> Self {
+        let all = format!("{instances} = {instances} success");
+        self.ends_with(0).says(&all).says("all accounted for")
     }
 }
 
@@ -190,7 +223,19 @@ impl Running {
     /// Waits until it has said something.
     #[track_caller]
     pub(crate) fn until(&self, text: &str) {
-        wait_until(&format!("it says {text}"), LIMIT, || self.stderr().contains(text));
+        wait_until(&format!("it says {text}"), BUILD_LIMIT, || {
+            let ended = self.has_ended();
+            let said = self.stderr();
+            assert!(!ended || said.contains(text), "it ended without saying {text}:\n{said}");
+            said.contains(text)
+        });
+    }
+
+    /// Whether it has ended; what it ended with is still to be asked for.
+    fn has_ended(&self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::Pid(pid(&self.child)), flags);
+        !matches!(status, Ok(WaitStatus::StillAlive))
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -208,6 +253,16 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// What a test that fails has started ends with it.
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill(pid(&self.child), Signal::SIGTERM);
+            let _ = self.child.wait();
+        }
+    }
+}
+
 pub(crate) fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("a process id"))
 }
@@ -221,6 +276,21 @@ pub(crate) fn wait_until(what: &str, limit: Duration, mut level: impl FnMut() ->
         #[expect(clippy::disallowed_methods, reason = "a pause between two looks")]
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Files of this name below a directory.
+pub(crate) fn named(name: &str, dir: &Path) -> Vec<PathBuf> {
+    let (mut found, mut open) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(entry.path());
+            } else if entry.file_name() == name {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
 }
 
 /// Processes whose command line contains `text`.

@@ -17,7 +17,7 @@ fn containers(worker: &str) -> String {
     String::from_utf8_lossy(&output.expect("docker runs").stdout).trim().to_owned()
 }
 
-fn nothing_is_left(home: &Home, worker: &str) {
+pub(crate) fn nothing_is_left(home: &Home, worker: &str) {
     let path = home.dir.path().display().to_string();
     wait_until("no process is left", LIMIT, || processes(&path).is_empty());
     wait_until("no control group is left", LIMIT, || control_groups(worker).is_empty());

@@ -1,11 +1,10 @@
 //! Links between groups and a schedule, from the composition to what instances measure.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::harness::Home;
+use crate::harness::{Home, named};
 
 /// Each instance sends all three a packet each 100 ms, and sends back what it gets. The first two instances are
 /// group `near`, the third is `far`. A raw socket for real pings is nothing that an instance may have.
@@ -94,21 +93,6 @@ fn measured(text: &str) -> (u32, f64) {
         Some((received.parse().ok()?, shortest.trim().parse().ok()?))
     };
     parse().unwrap_or_else(|| panic!("not what the plan writes: {text}"))
-}
-
-/// Files of this name below a directory.
-fn named(name: &str, dir: &Path) -> Vec<PathBuf> {
-    let (mut found, mut open) = (Vec::new(), vec![dir.to_owned()]);
-    while let Some(dir) = open.pop() {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                open.push(entry.path());
-            } else if entry.file_name() == name {
-                found.push(entry.path());
-            }
-        }
-    }
-    found
 }
 
 #[test]

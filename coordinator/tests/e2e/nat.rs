@@ -94,12 +94,12 @@ instances = { count = 2 }
     members = 2
 
 [[schedule]]
-at = "5s"
+at = "10s"
 kind = "rebind"
 on = ["flat", "mobile"]
 
 [[schedule]]
-at = "5s"
+at = "10s"
 kind = "readdress"
 on = "open"
 "#;
@@ -189,6 +189,130 @@ fn each_kind_is_as_it_is_defined_over_three_workers() {
     each_kind_is_as_it_is_defined("netns", &["--workers", "3"]);
 }
 
+/// Group `public` answers everybody over IPv6, and also from a port that nobody has asked, until it has heard nobody
+/// for a while. All others ask until they have been answered, and listen a second longer. Who has no address says so.
+const SCRIPT_V6: &str = r#"
+const dgram = require('dgram')
+const fs = require('fs')
+const os = require('os')
+const group = process.env.TEST_GROUP_ID
+const run = process.env.GROUNDSWELL_RUN_SUBNET || process.env.TEST_SUBNET
+const [a, b] = run.split('.').map(Number)
+const server = `fd67:7377::${((a << 8) | b).toString(16)}:2`
+const own = os.networkInterfaces().eth1.filter(one => one.address.startsWith('fd67:')).map(one => one.address)
+const end = () => { console.log('{"event":{"success_event":{}}}'); process.exit(0) }
+const seen = new Set(), unasked = new Set()
+const write = () => {
+  const subnet = process.env.TEST_SUBNET
+  const text = JSON.stringify({ subnet, own, seen: [...seen], unasked: [...unasked] })
+  fs.writeFileSync(`${process.env.TEST_OUTPUTS_PATH}/seen.json`, text)
+  end()
+}
+if (group === 'public') {
+  const asked = dgram.createSocket('udp6'), other = dgram.createSocket('udp6')
+  let silence
+  asked.on('message', (message, from) => {
+    clearTimeout(silence)
+    silence = setTimeout(end, 5000)
+    asked.send(from.address, from.port, from.address)
+    other.send('unasked', from.port, from.address)
+  })
+  other.bind(4001, () => asked.bind(4000))
+} else if (own.length === 0) {
+  write()
+} else {
+  const socket = dgram.createSocket('udp6')
+  socket.on('message', (message, from) => {
+    if (from.port !== 4000) unasked.add(from.port)
+    else if (seen.size === 0 && seen.add(`${message}`)) setTimeout(write, 1000)
+  })
+  socket.bind(5000)
+  setInterval(() => socket.send('where am I', 4000, server, () => {}), 100)
+}
+"#;
+
+const COMPOSITION_V6: &str = r#"
+[global]
+plan = "where"
+case = "am-i"
+runner = "RUNNER"
+builder = "exec:command"
+timeout = "1m"
+
+[[groups]]
+id = "public"
+instances = { count = 1 }
+
+[[groups]]
+id = "flat"
+instances = { count = 2 }
+  [groups.nat]
+  kind = "symmetric"
+  members = 2
+
+[[groups]]
+id = "open"
+instances = { count = 2 }
+  [groups.nat]
+  kind = "port-restricted"
+  ipv6 = "open"
+    [groups.nat.outer]
+    kind = "symmetric"
+    members = 2
+    ipv6 = "open"
+
+[[groups]]
+id = "old"
+instances = { count = 1 }
+  [groups.nat]
+  kind = "full-cone"
+  ipv6 = "off"
+"#;
+
+/// What an instance knows of its IPv6: its own addresses, as whom it was answered, and who else has reached it.
+fn six(home: &Home, instance: &str) -> [Vec<String>; 3] {
+    let path = format!("{instance}/seen.json");
+    let text = home.run(&["collect", "latest", "--file", &path]).ends_with(0).stdout;
+    let value: Value = serde_json::from_str(&text).expect("JSON");
+    ["own", "seen", "unasked"].map(|key| {
+        let list = value[key].as_array().expect("a list");
+        list.iter().map(|one| one.to_string().trim_matches('"').to_owned()).collect()
+    })
+}
+
+fn ipv6_is_routed_as_it_is_said(runner: &str, flags: &[&str]) {
+    let home = Home::new();
+    home.write("where/where.js", SCRIPT_V6);
+    home.write("where/manifest.toml", MANIFEST);
+    let file = home.write("six.toml", &COMPOSITION_V6.replace("RUNNER", runner));
+    let mut arguments = vec!["submit", file.as_str()];
+    arguments.extend(flags);
+    home.run(&arguments).ends_with(0).says("6 = 6 success");
+    for (number, instance) in (3..).zip(["flat/0", "flat/1", "open/0", "open/1"]) {
+        let [own, seen, unasked] = six(&home, instance);
+        let case = format!("{instance} {own:?}: {seen:?}, {unasked:?} unasked");
+        assert_eq!(own, seen, "nothing is translated: {case}");
+        assert!(own.len() == 1 && own[0].ends_with(&format!(":{number}")), "{case}");
+        assert_eq!(unasked.is_empty(), instance.starts_with("flat"), "{case}");
+    }
+    assert_eq!(six(&home, "old/0").map(|list| list.len()), [0, 0, 0]);
+}
+
+#[test]
+fn ipv6_is_routed_as_it_is_said_between_namespaces() {
+    ipv6_is_routed_as_it_is_said("netns", &[]);
+}
+
+#[test]
+fn ipv6_is_routed_as_it_is_said_between_containers() {
+    ipv6_is_routed_as_it_is_said("docker", &[]);
+}
+
+#[test]
+fn ipv6_is_routed_as_it_is_said_over_three_workers() {
+    ipv6_is_routed_as_it_is_said("netns", &["--workers", "3"]);
+}
+
 #[test]
 fn the_rust_crate_finds_its_address_behind_a_nat_and_configures_the_router() {
     for mut composition in [
@@ -208,6 +332,7 @@ fn what_cannot_be_is_refused_before_anything_runs() {
         ("lan = \"10.0.0.0/8\"", "lan = \"16.1.0.0/16\"", "which overlaps 16.0.0.0/4"),
         ("kind = \"symmetric\"", "kind = \"conical\"", "there is no kind of NAT `conical`"),
         ("members = 2\n\n", "members = 0\n\n", "`members` is 0"),
+        ("members = 2\n\n", "ipv6 = \"on\"\n\n", "`ipv6` is `on`"),
         (
             "on = [\"flat\", \"mobile\"]",
             "on = \"public\"",

@@ -10,14 +10,19 @@ use s3s::service::S3ServiceBuilder;
 use crate::harness::{Composition, Home, LIMIT, wait_until};
 
 /// An S3 server over a directory, with the bucket `bucket`.
-struct S3 {
-    endpoint: String,
+pub(crate) struct S3 {
+    pub(crate) endpoint: String,
     dir: tempfile::TempDir,
     _runtime: tokio::runtime::Runtime,
 }
 
 impl S3 {
     fn start() -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").expect("bound"))
+    }
+
+    /// One that listens there; its key is `key`, with the secret `secret`.
+    pub(crate) fn on(listener: TcpListener) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(dir.path().join("bucket")).expect("made");
         let files = s3s_fs::FileSystem::new(dir.path()).expect("a store");
@@ -25,9 +30,12 @@ impl S3 {
         builder.set_auth(s3s::auth::SimpleAuth::from_single("key", "secret"));
         let service = builder.build();
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let listener =
-            runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("bound");
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        listener.set_nonblocking(true).expect("set");
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener).expect("a listener")
+        };
         let connections = runtime.handle().clone();
         runtime.spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -106,6 +114,6 @@ fn a_collector_receives_the_spans_of_a_run() {
         taken.lock().expect("whole").windows(field.len()).any(|window| window == field)
     };
     for name in ["run", "assignment", "instance", "prepare", "start", "collect"] {
-        wait_until(&format!("the span `{name}` has arrived"), LIMIT / 30, || has(name));
+        wait_until(&format!("the span `{name}` has arrived"), LIMIT / 8, || has(name));
     }
 }

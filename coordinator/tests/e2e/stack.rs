@@ -1,6 +1,6 @@
 //! A stack that stays, and commands that come and go.
 
-use crate::harness::{Composition, Home, LIMIT, processes, wait_until};
+use crate::harness::{BUILD_LIMIT, Composition, Home, LIMIT, processes, wait_until};
 
 #[test]
 fn runs_are_submitted_watched_and_canceled_from_other_terminals() {
@@ -13,7 +13,7 @@ fn runs_are_submitted_watched_and_canceled_from_other_terminals() {
 
     let stall = home.submit(&Composition::netns("placebo", "stall", 2), &["--detach"]);
     let stall = stall.ends_with(0).stdout.trim().to_owned();
-    wait_until("it runs", LIMIT, || home.status()["phase"] == "running");
+    wait_until("it runs", BUILD_LIMIT, || home.status()["phase"] == "running");
     home.run(&["wait", "latest", "--timeout", "100ms"]).ends_with(124);
 
     let attached = home.start(&["attach", &stall]);

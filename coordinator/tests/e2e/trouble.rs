@@ -1,9 +1,8 @@
 //! Bad input and missing parts: one clear message, the right exit code, nothing half done.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use crate::harness::{Composition, Home, Ran, repository};
+use crate::harness::{Composition, Home, repository};
 
 #[test]
 fn a_wrong_composition_ends_with_3_and_the_place() {
@@ -63,49 +62,6 @@ fn an_object_store_that_refuses_is_named() {
     let ran = home.submit(&Composition::netns("placebo", "ok", 2), &[]);
     assert!([Some(5), Some(20)].contains(&ran.code), "{:?}\n{}", ran.code, ran.stderr);
     assert!(ran.stderr.contains("object store"), "{}", ran.stderr);
-}
-
-#[test]
-fn without_root_a_plan_runs_in_a_user_namespace_and_the_missing_limits_are_told() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let copy = dir.path().join("coordinator");
-    std::fs::copy(env!("CARGO_BIN_EXE_coordinator"), &copy).expect("copied");
-    let plan = dir.path().join("example-sh");
-    let from = repository().join("plans/example-sh");
-    let copied = Command::new("cp").arg("-r").arg(&from).arg(&plan).status().expect("cp runs");
-    assert!(copied.success());
-    let nats = nats_server(dir.path());
-    for entry in [dir.path(), &copy] {
-        std::fs::set_permissions(entry, std::fs::Permissions::from_mode(0o777)).expect("set");
-    }
-    // Distributions let every user open the TUN device; this mount namespace does too.
-    let tun = "mknod -m 666 $0 c 10 200 && mount --bind $0 /dev/net/tun && exec setpriv \"$@\"";
-    let output = Command::new("unshare")
-        .args(["-m", "sh", "-c", tun])
-        .arg(dir.path().join("tun"))
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-        .arg(&copy)
-        .args(["submit", "--case", "environment", "--instances", "2", "--runner", "netns"])
-        .args(["--builder", "exec:command", "--plan"])
-        .arg(&plan)
-        .env("GROUNDSWELL_HOME", dir.path().join("home"))
-        .env("HOME", dir.path())
-        .env("GROUNDSWELL_NATS_SERVER", nats)
-        .current_dir(dir.path())
-        .output()
-        .expect("unshare runs");
-    let ran = Ran::of(&output).ends_with(0).says("2 = 2 success");
-    assert!(ran.stderr.contains("limit"), "{}", ran.stderr);
-}
-
-/// A copy that any user may run: the original may lie below a directory of root's.
-fn nats_server(dir: &std::path::Path) -> std::path::PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join("nats-server"));
-    let found = found.into_iter().find(|path| path.is_file()).expect("a nats-server on the path");
-    let copy = dir.join("nats-server");
-    std::fs::copy(found, &copy).expect("copied");
-    copy
 }
 
 /// A disk of its own as a home, unmounted at the end.

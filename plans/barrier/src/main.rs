@@ -3,10 +3,14 @@
 //! * `rounds`: barrier after barrier; reports how long a round takes.
 //! * `exchange`: every instance publishes its address and reads everyone's; all must see the same order,
 //!   and signal numbers must be dense.
+//! * `ledger`: round after round every instance signals, publishes the number it got, and waits for all. In the end
+//!   everyone reads everything: nothing that was acknowledged is missing, doubled or in another order. Made for runs
+//!   under which something is broken meanwhile; reports the longest round.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -25,6 +29,7 @@ async fn main() -> Result<()> {
     let done = match client.run_parameters().test_case.as_str() {
         "rounds" => rounds(&client).await,
         "exchange" => exchange(&client).await,
+        "ledger" => ledger(&client).await,
         other => Err(format!("there is no case `{other}`").into()),
     };
     match done {
@@ -102,6 +107,59 @@ async fn exchange(client: &Client) -> Result<()> {
         return Err("two instances saw the topic in different orders".into());
     }
     client.signal_and_wait("done", all).await?;
+    Ok(())
+}
+
+async fn ledger(client: &Client) -> Result<()> {
+    let all = client.run_parameters().test_instance_count;
+    let rounds = u64::from(parameter(client, "rounds")?);
+    let pause = Duration::from_millis(parameter(client, "pause_ms")?.into());
+    let mut acked = Vec::new();
+    let mut longest = Duration::ZERO;
+    for round in 0..rounds {
+        let start = Instant::now();
+        let number = client.signal(format!("ledger {round}")).await?;
+        let entry = json!([round, number]);
+        let position = client.publish("ledger", Cow::Owned(entry.clone())).await?;
+        acked.push((position, entry));
+        client.barrier(format!("ledger {round}"), all).await?;
+        longest = longest.max(start.elapsed());
+        if round == 0 {
+            client.record_message("first round passed");
+        }
+        tokio::time::sleep(pause).await;
+    }
+    client.record_message(format!("longest round {} ms", longest.as_millis()));
+
+    let seen = read(client, "ledger", all * rounds).await?;
+    for (position, entry) in acked {
+        if seen.get(usize::try_from(position)? - 1) != Some(&entry) {
+            return Err(format!("number {position}, {entry}, was acknowledged and is not there").into());
+        }
+    }
+    for round in 0..rounds {
+        let of_round = seen.iter().filter(|entry| entry[0] == round);
+        let mut numbers: Vec<u64> = of_round.filter_map(|entry| entry[1].as_u64()).collect();
+        numbers.sort_unstable();
+        if !numbers.iter().copied().eq(1..=all) {
+            return Err(format!("round {round}: the numbers are {numbers:?}").into());
+        }
+    }
+    one_order(client, &seen).await
+}
+
+/// Whether everyone has seen the same in the same order, by a digest of it.
+async fn one_order(client: &Client, seen: &[Value]) -> Result<()> {
+    let all = client.run_parameters().test_instance_count;
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_string(seen)?.hash(&mut hasher);
+    let mine = json!(hasher.finish().to_string());
+    client.publish("digests", Cow::Owned(mine.clone())).await?;
+    let digests = read(client, "digests", all).await?;
+    if digests.iter().any(|other| *other != mine) {
+        return Err("two instances saw the ledger in different orders".into());
+    }
+    client.signal_and_wait("compared", all).await?;
     Ok(())
 }
 

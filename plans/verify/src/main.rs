@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::error::Error;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -32,14 +32,18 @@ async fn verify(client: &Client) -> Result<()> {
     let parameters = client.run_parameters();
     let all = parameters.test_instance_count;
     let data = parameters.data_network_ip()?.ok_or("no address on the data network")?;
-    let addresses: Vec<IpAddr> = if_addrs::get_if_addrs()?
-        .iter()
-        .filter(|interface| !interface.is_loopback())
-        .map(if_addrs::Interface::ip)
-        .collect();
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
-    tokio::spawn(answer(listener, data));
-    let peers = meet(client, data, &addresses, all).await?;
+    let interfaces = if_addrs::get_if_addrs()?;
+    let own = interfaces.iter().find(|interface| interface.ip() == data);
+    let own = own.ok_or("no interface has the address on the data network")?.name.clone();
+    // What its interface has in IPv6 is the same address written in another way.
+    let is_beside = |one: &&if_addrs::Interface| {
+        let address = one.ip();
+        !one.is_loopback() && address != data && !(one.name == own && address.is_ipv6())
+    };
+    let beside: Vec<IpAddr> =
+        interfaces.iter().filter(is_beside).map(if_addrs::Interface::ip).collect();
+    tokio::spawn(answer(listen().await?, data));
+    let peers = meet(client, data, &beside, all).await?;
 
     let mut wrong = Vec::new();
     for peer in peers.iter().filter(|peer| peer.data != data) {
@@ -47,7 +51,7 @@ async fn verify(client: &Client) -> Result<()> {
             wrong.push(format!("{} is not reached on the data network", peer.data));
         }
     }
-    let others: Vec<IpAddr> = peers.iter().flat_map(Peer::others).collect();
+    let others: Vec<IpAddr> = peers.iter().flat_map(|peer| peer.beside.iter().copied()).collect();
     for (address, heard) in others.iter().zip(join_all(others.iter().map(|one| hello(*one))).await)
     {
         if heard.is_some_and(|other| other != data) {
@@ -65,20 +69,22 @@ async fn verify(client: &Client) -> Result<()> {
 /// The addresses of an instance.
 struct Peer {
     data: IpAddr,
-    all: Vec<IpAddr>,
+    /// Those that do not belong to the data network.
+    beside: Vec<IpAddr>,
 }
 
-impl Peer {
-    /// Those that do not belong to the data network.
-    fn others(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.all.iter().copied().filter(|address| *address != self.data)
+/// Listens on all addresses of both versions; on a host without IPv6 on those it has.
+async fn listen() -> std::io::Result<TcpListener> {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await,
     }
 }
 
 /// Tells everyone where it is, and hears where the others are.
-async fn meet(client: &Client, data: IpAddr, addresses: &[IpAddr], all: u64) -> Result<Vec<Peer>> {
-    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    let mine = json!({ "data": data.to_string(), "all": texts });
+async fn meet(client: &Client, data: IpAddr, beside: &[IpAddr], all: u64) -> Result<Vec<Peer>> {
+    let texts: Vec<String> = beside.iter().map(ToString::to_string).collect();
+    let mine = json!({ "data": data.to_string(), "beside": texts });
     client.publish("peers", Cow::Owned(mine)).await?;
     let mut stream = client.subscribe("peers", u16::MAX.into()).await;
     let mut peers = Vec::new();
@@ -87,9 +93,9 @@ async fn meet(client: &Client, data: IpAddr, addresses: &[IpAddr], all: u64) -> 
         let address = |value: &Value| -> Result<IpAddr> {
             Ok(value.as_str().ok_or("an address is no text")?.parse()?)
         };
-        let listed = item["all"].as_array().ok_or("a peer without addresses")?;
-        let all = listed.iter().map(address).collect::<Result<_>>()?;
-        peers.push(Peer { data: address(&item["data"])?, all });
+        let listed = item["beside"].as_array().ok_or("a peer without addresses")?;
+        let beside = listed.iter().map(address).collect::<Result<_>>()?;
+        peers.push(Peer { data: address(&item["data"])?, beside });
     }
     Ok(peers)
 }

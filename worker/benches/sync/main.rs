@@ -27,7 +27,7 @@ use groundswell_common::bus::{Bus, BusConfig};
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::nats_server::NatsServer;
 use groundswell_common::sync::create_log;
-use groundswell_worker::sync::{RunSync, SyncSpec};
+use groundswell_worker::sync::{RunSync, SyncLimits, SyncSpec};
 use load::{PIPELINED, Task};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio_util::task::TaskTracker;
@@ -77,7 +77,7 @@ async fn bench() -> Result<()> {
 
 /// The process that instances connect to. It prints where, and ends when its input ends.
 async fn gateway(url: &str, total_instances: u32) -> Result<()> {
-    let config = BusConfig { url: url.to_owned(), credentials: None, name: "bench".to_owned() };
+    let config = BusConfig::open(url.to_owned(), "bench");
     let bus = Bus::connect(&config).await?;
     let run: RunId = RUN.parse()?;
     let workers = vec!["w1".parse::<WorkerId>()?];
@@ -91,6 +91,8 @@ async fn gateway(url: &str, total_instances: u32) -> Result<()> {
         epoch: Epoch(1),
         workers,
         total_instances,
+        connections: None,
+        limits: SyncLimits::NONE,
     };
     let tasks = TaskTracker::new();
     let (sync, _events) = RunSync::open(bus, spec, &tasks).await?;

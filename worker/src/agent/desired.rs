@@ -17,6 +17,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+/// How long a server of a cluster may be behind its others.
+const BEHIND: Duration = Duration::from_millis(100);
+
 /// The desired state and where it is in the stream. The default is that there is none yet.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Seen {
@@ -55,6 +58,11 @@ pub(crate) async fn follow(
             let wanted = *named.borrow_and_update();
             if wanted != 0 && wanted != seen.borrow().sequence {
                 read(&bus, &worker, &seen).await;
+                if seen.borrow().sequence < wanted {
+                    // The server that answered has not got it yet.
+                    sleep(BEHIND).await;
+                    read(&bus, &worker, &seen).await;
+                }
             }
         }
     }
@@ -68,10 +76,7 @@ fn take_copy(seen: &watch::Sender<Seen>, headers: Option<&HeaderMap>, payload: &
         debug!("an assignment's copy has no sequence");
         return;
     };
-    // A copy may be late; what a direct get gives may not.
-    if sequence > seen.borrow().sequence {
-        take(seen, sequence, payload);
-    }
+    take(seen, sequence, payload);
 }
 
 /// Reads the kept message; none is no error.
@@ -104,7 +109,9 @@ async fn direct_get(bus: &Bus, worker: &WorkerId) -> Result<Option<(u64, bytes::
     }
 }
 
-/// Takes a state in, unless a later leader has spoken already.
+/// Takes a state in, unless a later one is here already. A copy may be late, and a direct get is answered by any
+/// server of a cluster, also by one that is behind. Sequences begin anew only with another leader: whoever makes
+/// the stream is one.
 fn take(seen: &watch::Sender<Seen>, sequence: u64, payload: &[u8]) {
     let desired: Desired = match decode(payload) {
         Ok(desired) => desired,
@@ -114,8 +121,8 @@ fn take(seen: &watch::Sender<Seen>, sequence: u64, payload: &[u8]) {
         }
     };
     seen.send_if_modified(|seen| {
-        if desired.term < seen.desired.term {
-            debug!(term = desired.term, "assignment of a former leader ignored");
+        if (desired.term, sequence) < (seen.desired.term, seen.sequence) {
+            debug!(term = desired.term, sequence, "an older assignment ignored");
             return false;
         }
         let next = Seen { sequence, desired };
@@ -131,7 +138,7 @@ mod tests {
     use groundswell_common::bus::encode;
 
     #[test]
-    fn a_former_leader_and_a_late_copy_change_nothing() {
+    fn a_former_leader_a_late_copy_and_a_server_that_is_behind_change_nothing() {
         let (seen, _) = watch::channel(Seen::default());
         let state = |term| encode(&Desired { term, shares: Vec::new() });
         let headers = |sequence: u64| {
@@ -145,6 +152,8 @@ mod tests {
         assert_eq!(seen.borrow().sequence, 7, "a lower term");
         take_copy(&seen, Some(&headers(6)), &state(3));
         assert_eq!(seen.borrow().sequence, 7, "a late copy");
+        take(&seen, 6, &state(3));
+        assert_eq!(seen.borrow().sequence, 7, "a server that is behind");
         take(&seen, 1, &state(4));
         assert_eq!(seen.borrow().sequence, 1, "a stream that was made anew");
     }

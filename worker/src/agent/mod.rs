@@ -3,6 +3,7 @@
 //! ```text
 //! heartbeat  ──session, contact, desired──►  agent  ──directive──►  supervisor, one per share
 //! desired    ──what should be─────────────►    │
+//! keep       ──a share to end─────────────►    │
 //! report     ◄──what happened──────────────────┴──────────────────  supervisors
 //! ```
 //!
@@ -10,14 +11,16 @@
 //! twice changes nothing.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use groundswell_common::bus::Bus;
+use groundswell_common::chain::Chain;
 use groundswell_common::ids::{Attempt, Epoch, RunId};
-use groundswell_common::messages::{DesiredShare, ReportItem, ShareEvent, Want};
+use groundswell_common::messages::{Assignment, DesiredShare, ReportItem, ShareEvent, Want};
 use groundswell_common::objects::Objects;
 use groundswell_common::outcome::Outcome;
 use groundswell_common::timing::KILL_TIME;
@@ -28,9 +31,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::clean;
 use crate::config::WorkerConfig;
+use crate::datasets::Datasets;
 use crate::heartbeat::{self, Contact, Line, Session, Status};
 use crate::images::Images;
+use crate::keep::{self, Ending, Present};
+use crate::keeper::{Keeper, KeeperError};
 use crate::parts::Parts;
 use crate::reap::{self, StateDir};
 use crate::report::{self, Reports};
@@ -42,6 +49,7 @@ mod offer;
 
 use desired::Seen;
 pub use offer::memory_bytes;
+pub(crate) use offer::slots;
 
 /// How many instances of the `netns` runtime are made or started at once.
 const NETNS_TURNS: usize = 64;
@@ -61,7 +69,8 @@ type Key = (RunId, Attempt);
 pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
     // Before the parts: a runtime cleans up after the one before it.
     let state = StateDir::take(&config.state_dir)?;
-    let parts = Parts::find(&config).await?;
+    clean::sign(&config.state_dir, &config.id);
+    let parts = Parts::find_with(&config, keeper(&config).await).await?;
     ensure!(
         !parts.runtimes.is_empty(),
         "no runtime works on this host, so it cannot run instances: {}",
@@ -87,9 +96,9 @@ pub async fn run_with(
     let bus = Bus::connect(&config.bus).await?;
     reap::make_directories(&config.state_dir)?;
     objects.probe(config.id.as_str()).await.context("the object store cannot be used")?;
-    reap::reap(&parts, &config.id, &config.state_dir).await;
+    let kept = reap::reap(&parts, &config.id, &config.state_dir).await;
 
-    let registration = offer::registration(&config, &parts);
+    let registration = offer::registration(&config, &parts, kept.clone());
     let tasks = TaskTracker::new();
     let end = CancellationToken::new();
     let reports = Reports::default();
@@ -110,6 +119,14 @@ pub async fn run_with(
         let _ = follow_end.run_until_cancelled(follow).await;
     });
 
+    if let Some(keeper) = parts.keeper.clone() {
+        let (session, answered) = (line.session.clone(), line.answered.clone());
+        let prolong_end = end.clone();
+        tasks.spawn(async move {
+            let _ = prolong_end.run_until_cancelled(prolong(keeper, session, answered)).await;
+        });
+    }
+
     let hear = addresses::follow(bus.clone(), config.id.clone(), Arc::clone(&parts.network));
     let hear_end = end.clone();
     tasks.spawn(async move {
@@ -118,7 +135,12 @@ pub async fn run_with(
 
     let host = Arc::new(Host {
         worker: config.id.clone(),
-        images: Images::new(config.state_dir.join("blobs"), objects.clone()),
+        images: Images::new(&config.state_dir, objects.clone()),
+        datasets: Datasets::new(
+            &config.state_dir,
+            objects.clone(),
+            config.upkeep.datasets_keep_bytes,
+        ),
         bus,
         objects,
         state_dir: config.state_dir,
@@ -130,25 +152,61 @@ pub async fn run_with(
         instances: AtomicU32::new(0),
         counted: Notify::new(),
     });
+    let (contact, cordon) = (line.contact.clone(), line.cordon.clone());
+    let keep = keep::start(&host, config.upkeep, contact, cordon, (&tasks, &end));
     let agent = Agent {
         host: Arc::clone(&host),
         line,
+        keep,
         desired,
         shares: BTreeMap::new(),
         running: JoinSet::new(),
         draining: false,
+        kept,
     };
     let drained = agent.run(&shutdown).await;
 
     end.cancel();
     tasks.close();
     let ended = timeout(LAST_WORDS, tasks.wait()).await.is_ok();
+    if let Some(keeper) = &host.parts.keeper {
+        keeper.end().await;
+    }
     for err in reap_all(&host).await {
         warn!(error = err, "leftovers stay");
     }
     ensure!(drained && ended, "the worker did not drain in time");
     info!("worker left");
     Ok(())
+}
+
+/// The process with which instances live on when this one is killed. Without it they end with this one.
+async fn keeper(config: &WorkerConfig) -> Option<Keeper> {
+    if !config.adopt {
+        return None;
+    }
+    let executable = config.spawner.clone().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+    let attached = Keeper::attach(&config.state_dir, &executable).await;
+    let warn = |err: &KeeperError| {
+        warn!(error = %Chain(err), "instances end with this process, should it be killed");
+    };
+    attached.inspect_err(warn).ok()
+}
+
+/// Tells the keeper how long instances may go on without this worker: as long as it could itself, had it lost contact
+/// with the coordinator when that has answered last.
+async fn prolong(
+    keeper: Keeper,
+    session: watch::Receiver<Option<Session>>,
+    mut answered: watch::Receiver<Option<std::time::Instant>>,
+) {
+    while answered.changed().await.is_ok() {
+        let (lease, last) = (session.borrow().map(|one| one.lease), *answered.borrow_and_update());
+        if let (Some(lease), Some(last)) = (lease, last) {
+            let silent = Instant::now().into_std().saturating_duration_since(last);
+            keeper.may_go_on_for(lease.hard_fence.saturating_sub(silent)).await;
+        }
+    }
 }
 
 /// An instance takes about ten descriptors; the usual limit is there for programs that use `select`.
@@ -173,15 +231,19 @@ async fn reap_all(host: &Host) -> Vec<String> {
 struct Agent {
     host: Arc<Host>,
     line: Line,
+    keep: keep::Line,
     desired: watch::Receiver<Seen>,
     shares: BTreeMap<Key, Share>,
     running: JoinSet<Key>,
     draining: bool,
+    /// Shares that an earlier life has begun, until the coordinator has said what it wants.
+    kept: Vec<Key>,
 }
 
 /// A share that exists here.
 struct Share {
     directive: watch::Sender<Directive>,
+    assignment: Arc<Assignment>,
     grace: Duration,
 }
 
@@ -198,6 +260,7 @@ impl Agent {
                 () = shutdown.cancelled() => break,
                 // The fence comes before anything the coordinator wants.
                 Ok(()) = self.line.contact.changed() => self.on_contact(),
+                Some(ending) = self.keep.endings.recv() => self.on_ending(ending),
                 Some(done) = self.running.join_next() => self.on_gone(done),
                 Ok(()) = self.desired.changed() => self.reconcile(),
                 () = self.host.counted.notified() => self.tell_status(),
@@ -220,6 +283,11 @@ impl Agent {
                 let want = listed.get(key).map(|share| share.want.clone());
                 share.direct(want);
             }
+            for key in std::mem::take(&mut self.kept) {
+                if !listed.contains_key(&key) {
+                    self.discard(key);
+                }
+            }
         }
         for (key, share) in listed {
             self.begin(key, share);
@@ -227,12 +295,21 @@ impl Agent {
         self.tell_status();
     }
 
+    /// Removes a share of an earlier life that is not wanted any more.
+    fn discard(&self, key: Key) {
+        let host = Arc::clone(&self.host);
+        self.host.tasks.spawn(async move {
+            reap::discard(&host.parts, &host.state_dir, &key).await;
+        });
+    }
+
     /// Begins a share that is not here yet, unless it has to wait for what is.
     fn begin(&mut self, key: Key, share: &DesiredShare) {
         let fenced = *self.line.contact.borrow() >= Contact::SoftFence;
         // The network belongs to a run: an attempt begins when the one before it is gone from here.
         let blocked = self.shares.keys().any(|(run, _)| *run == key.0);
-        if self.draining || fenced || blocked {
+        let gone = self.host.reports.is_gone(&key.0, key.1);
+        if self.draining || fenced || blocked || gone {
             return;
         }
         let Some(Session { epoch, .. }) = *self.line.session.borrow() else { return };
@@ -242,7 +319,10 @@ impl Agent {
         let assignment = Arc::new(share.assignment.clone());
         let host = Arc::clone(&self.host);
         let grace = assignment.limits.stop_grace;
-        self.shares.insert(key.clone(), Share { directive, grace });
+        let share = Share { directive, assignment: Arc::clone(&assignment), grace };
+        self.shares.insert(key.clone(), share);
+        // Before it asks for its images.
+        self.tell_present();
         self.running.spawn(live(host, epoch, assignment, wanted, key));
     }
 
@@ -257,6 +337,25 @@ impl Agent {
             }
         }
         self.reconcile();
+    }
+
+    /// Ends a share for this host's sake.
+    fn on_ending(&self, Ending { key: (run, attempt), reason }: Ending) {
+        let Some(share) = self.shares.get(&(run.clone(), attempt)) else { return };
+        let what = ShareEvent::Broken { reason: reason.clone(), fault_of_plan: false };
+        self.host.reports.push(ReportItem { run, attempt, what });
+        share.stop(Want::Kill { reason, outcome: Outcome::Aborted });
+    }
+
+    /// Tells what is here and what should be.
+    fn tell_present(&self) {
+        let here = |(key, share): (&Key, &Share)| (key.clone(), Arc::clone(&share.assignment));
+        let here = self.shares.iter().map(here).collect();
+        let seen = self.desired.borrow();
+        let listed =
+            || seen.desired.shares.iter().map(|s| supervisor::key(&s.assignment)).collect();
+        let listed = (seen.sequence > 0).then(listed);
+        self.keep.present.send_replace(Present { listed, here });
     }
 
     fn on_contact(&mut self) {
@@ -289,9 +388,12 @@ impl Agent {
     }
 
     fn tell_status(&self) {
+        self.tell_present();
         let desired = self.desired.borrow().sequence;
         let instances = self.host.instances.load(Ordering::Relaxed);
-        self.line.status.send_replace(Status { desired, instances, draining: self.draining });
+        let shares = self.shares.keys().cloned().collect();
+        let status = Status { desired, instances, draining: self.draining, shares };
+        self.line.status.send_replace(status);
     }
 
     /// Takes nothing new, ends what is there, stores it, and tells the rest. Returns whether all of that
@@ -347,7 +449,7 @@ impl Share {
 async fn live(
     host: Arc<Host>,
     epoch: Epoch,
-    assignment: Arc<groundswell_common::messages::Assignment>,
+    assignment: Arc<Assignment>,
     wanted: watch::Receiver<Directive>,
     key: Key,
 ) -> Key {

@@ -3,8 +3,10 @@
 use groundswell_common::messages::{Registration, RuntimeKind};
 use rand::Rng as _;
 
+use crate::card;
 use crate::config::WorkerConfig;
 use crate::parts::Parts;
+use crate::runtime::ShareKey;
 
 /// How much memory one instance is taken to need when nobody says how many fit.
 const BYTES_PER_SLOT: u64 = 8 << 20;
@@ -12,7 +14,11 @@ const BYTES_PER_SLOT: u64 = 8 << 20;
 const MOST_SLOTS: u64 = 10_000;
 
 /// What this worker offers.
-pub(crate) fn registration(config: &WorkerConfig, parts: &Parts) -> Registration {
+pub(crate) fn registration(
+    config: &WorkerConfig,
+    parts: &Parts,
+    kept: Vec<ShareKey>,
+) -> Registration {
     let memory_bytes = memory_bytes();
     let runtimes: Vec<RuntimeKind> = parts.runtimes.iter().map(|one| one.kind()).collect();
     let mut notes = parts.notes.clone();
@@ -28,11 +34,15 @@ pub(crate) fn registration(config: &WorkerConfig, parts: &Parts) -> Registration
         runtimes,
         notes,
         labels: config.labels.clone(),
+        slots_per_run: config.slots_per_run,
         overlay: parts.network.overlay_address(),
+        card: card::read(&config.state_dir),
+        kept,
     }
 }
 
-fn slots(memory_bytes: u64) -> u32 {
+/// How many instances fit into so much memory, when nobody says.
+pub(crate) fn slots(memory_bytes: u64) -> u32 {
     let fit = (memory_bytes / BYTES_PER_SLOT).clamp(1, MOST_SLOTS);
     u32::try_from(fit).unwrap_or(1)
 }

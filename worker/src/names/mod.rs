@@ -27,7 +27,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -49,6 +49,8 @@ const EVENTS: usize = 64;
 const BATCH: usize = 16;
 /// How long a stream may be idle.
 const IDLE: Duration = Duration::from_secs(10);
+/// The pause after a stream could not be accepted, because there are too many descriptors for example.
+const BREATH: Duration = Duration::from_millis(20);
 /// The longest question in a datagram.
 const LONGEST: usize = 4096;
 
@@ -85,6 +87,7 @@ impl Names {
             known: Arc::new(known),
             epoll: watch(epoll)?,
             served: HashMap::new(),
+            named: 0,
             room: Arc::new(Semaphore::new(AT_ONCE)),
             tasks: JoinSet::new(),
         };
@@ -131,6 +134,8 @@ struct Server {
     known: Arc<Known>,
     epoll: AsyncFd<Watch>,
     served: HashMap<u64, (InstanceId, Socket)>,
+    /// Names given to sockets so far. Instances behind one NAT are asked about by the same number.
+    named: u64,
     room: Arc<Semaphore>,
     tasks: JoinSet<()>,
 }
@@ -167,12 +172,13 @@ impl Server {
 
     fn add(&mut self, instance: InstanceId, sockets: NameSockets) -> io::Result<()> {
         let epoll = &self.epoll.get_ref().0;
-        let token = u64::from(instance.0) * 2;
-        epoll.add(&sockets.udp, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
-        epoll.add(&sockets.tcp, EpollEvent::new(EpollFlags::EPOLLIN, token + 1))?;
-        let datagrams = Socket::Datagrams(Arc::new(sockets.udp.into()));
-        self.served.insert(token, (instance, datagrams));
-        self.served.insert(token + 1, (instance, Socket::Streams(sockets.tcp.into())));
+        let (datagrams, streams) = (self.named, self.named + 1);
+        self.named += 2;
+        epoll.add(&sockets.udp, EpollEvent::new(EpollFlags::EPOLLIN, datagrams))?;
+        epoll.add(&sockets.tcp, EpollEvent::new(EpollFlags::EPOLLIN, streams))?;
+        let socket = Socket::Datagrams(Arc::new(sockets.udp.into()));
+        self.served.insert(datagrams, (instance, socket));
+        self.served.insert(streams, (instance, Socket::Streams(sockets.tcp.into())));
         Ok(())
     }
 
@@ -184,10 +190,16 @@ impl Server {
                 let socket = Arc::clone(socket);
                 self.read(instance, &socket).await;
             }
-            Socket::Streams(listener) => {
-                let Ok((stream, _)) = listener.accept() else { return };
-                self.converse(instance, stream);
-            }
+            Socket::Streams(listener) => match listener.accept() {
+                Ok((stream, _)) => self.converse(instance, stream),
+                // Whoever came has gone again.
+                Err(err) if is_about_one(err.kind()) => {}
+                // It waits there still, and the epoll would say so without end.
+                Err(err) => {
+                    debug!(error = %err, instance = %instance, "a stream of questions waits");
+                    sleep(BREATH).await;
+                }
+            },
         }
     }
 
@@ -238,6 +250,11 @@ impl Server {
             }
         });
     }
+}
+
+/// Whether an error is about the stream that was to be accepted, and about no other.
+fn is_about_one(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::WouldBlock | ErrorKind::ConnectionAborted | ErrorKind::Interrupted)
 }
 
 /// What a question gets.

@@ -41,9 +41,11 @@ pub enum Fate {
     Uncarried,
     /// It came from a host outside for the instance. Not one that the instance has sent.
     Returned,
+    /// It is for a host outside, and one of its checksums is wrong: no host would take it.
+    Damaged,
 }
 
-const FATES: usize = Fate::Returned as usize + 1;
+const FATES: usize = Fate::Damaged as usize + 1;
 
 /// The word for each fate in reports, in the order of the fates.
 const WORDS: [&str; FATES] = [
@@ -65,6 +67,7 @@ const WORDS: [&str; FATES] = [
     "denied",
     "uncarried",
     "from_outside",
+    "damaged",
 ];
 
 /// Counts of packets by fate, at one moment.

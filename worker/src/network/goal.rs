@@ -98,6 +98,14 @@ impl Route {
         }
     }
 
+    /// The limit on what its destination receives, in bits per second; 0 where there is none, or it is not here.
+    pub(super) fn download_bps(&self) -> u64 {
+        match &self.to {
+            Goal::Here(port) => port.download.bps(),
+            Goal::Away(_) | Goal::Outside => 0,
+        }
+    }
+
     /// When a packet must be handed over that is due at `due` and left at `departure`.
     pub(super) fn hand_over_at(&self, due: Duration, departure: Duration) -> Duration {
         match &self.to {

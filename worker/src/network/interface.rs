@@ -46,13 +46,12 @@ pub(super) fn set_addresses(
             (Err(err), IpAddr::V6(_)) if is_without_ipv6(&err) => continue,
             (other, _) => other?,
         }
-        let route = match address {
-            IpAddr::V4(_) => to_groups(index),
-            IpAddr::V6(own) => to_self(index, own),
-        };
-        netlink.ask(Message::NewRoute(route), ADD)?;
+        if let IpAddr::V6(own) = address {
+            netlink.ask(Message::NewRoute(to_self(index, own)), ADD)?;
+        }
     }
-    Ok(())
+    // The address may have stayed and this have gone, with the interface when that was down.
+    netlink.ask(Message::NewRoute(to_groups(index)), ADD)
 }
 
 /// What is sent to many leaves here, without the application naming the interface.
@@ -68,7 +67,7 @@ fn to_groups(index: u32) -> RouteMessage {
 
 /// The kernel adds this route itself, but later, when a thread of its own has time. Until then what is sent to the
 /// address would be dropped.
-fn to_self(index: u32, own: Ipv6Addr) -> RouteMessage {
+pub(super) fn to_self(index: u32, own: Ipv6Addr) -> RouteMessage {
     let mut route = route(index, RouteType::Local, libc::RT_TABLE_LOCAL);
     route.header.address_family = AddressFamily::Inet6;
     route.header.destination_prefix_length = 128;

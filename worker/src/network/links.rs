@@ -9,7 +9,7 @@
 //!
 //! Looking a path up takes two reads of tables, whatever their size.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use groundswell_common::ids::InstanceId;
@@ -26,6 +26,8 @@ pub struct Links {
     /// For each class, for each class it sends to; empty when no path has a shape and none is cut.
     paths: Vec<Path>,
     cuts: BTreeMap<u16, Cut>,
+    /// Classes that are cut from all others and from themselves, and so from everything.
+    offline: BTreeSet<u16>,
     /// Whether what is sent to many reaches all of the run.
     pub multicast: bool,
 }
@@ -49,6 +51,8 @@ pub struct Path {
 
 /// A path that does nothing.
 static OPEN: Path = Path { shape: None, cut: false };
+/// A path that nothing passes.
+static SHUT: Path = Path { shape: None, cut: true };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Cut {
@@ -74,8 +78,12 @@ impl Links {
         });
         let classes = plan.classes.len();
         let access = plan.classes.iter().map(|link| Access { link: *link, changes: 0 }).collect();
-        let (paths, cuts, multicast) = (Vec::new(), BTreeMap::new(), plan.multicast);
-        let mut links = Self { class_of: class_of.collect(), access, paths, cuts, multicast };
+        let mut links = Self {
+            class_of: class_of.collect(),
+            access,
+            multicast: plan.multicast,
+            ..Self::default()
+        };
         if !plan.paths.is_empty() {
             let pairs = (0..classes).flat_map(|from| (0..classes).map(move |to| (from, to)));
             links.paths = pairs.map(|(from, to)| Path::shaped(plan.path(from, to))).collect();
@@ -119,8 +127,12 @@ impl Links {
 
     fn lay_cuts(&mut self) {
         self.paths.iter_mut().for_each(|path| path.cut = false);
+        self.offline.clear();
         let cuts = std::mem::take(&mut self.cuts);
         for Cut { from, to, .. } in cuts.values() {
+            if (0_u16..).zip(&self.access).all(|(class, _)| to.contains(&class)) {
+                self.offline.extend(from);
+            }
             for (one, other) in
                 from.iter().flat_map(|one| to.iter().map(move |other| (*one, *other)))
             {
@@ -151,14 +163,27 @@ impl Links {
         Some(usize::from(*class)).filter(|class| *class < self.access.len())
     }
 
-    /// The path from one instance to another, by their numbers. The gateway has none.
+    /// The path from one instance to another, by their numbers. To the gateway and to outside it is open, as long
+    /// as the instance is not offline.
     #[must_use]
     pub fn path(&self, from: u32, to: u32) -> &Path {
-        let place = || Some(self.class(from)? * self.access.len() + self.class(to)?);
         if self.paths.is_empty() {
             return &OPEN;
         }
-        place().and_then(|place| self.paths.get(place)).unwrap_or(&OPEN)
+        match (self.class(from), self.class(to)) {
+            (Some(from), Some(to)) => self.paths.get(from * self.access.len() + to),
+            (Some(_), None) if self.is_offline(InstanceId(from)) => Some(&SHUT),
+            (None, _) | (_, None) => None,
+        }
+        .unwrap_or(&OPEN)
+    }
+
+    /// Whether an instance is cut from everything, the outside as well.
+    #[must_use]
+    pub fn is_offline(&self, instance: InstanceId) -> bool {
+        self.class(instance.0)
+            .and_then(|class| u16::try_from(class).ok())
+            .is_some_and(|class| self.offline.contains(&class))
     }
 
     /// The class of an instance.
@@ -266,6 +291,17 @@ mod tests {
         assert_eq!(still.path(0, 2).shape, Some(latency(20)), "shapes stay");
         assert!(!still.path(2, 3).cut);
         assert_eq!(still.after(&Action::Heal { cuts: vec![2] }), apart());
+    }
+
+    #[test]
+    fn who_is_cut_from_all_reaches_nothing_outside_either() {
+        const OUTSIDE: u32 = u32::MAX;
+        let flap = apart().after(&cut(1, &[1], &[0, 1])).after(&cut(2, &[0], &[1]));
+        assert!(flap.is_offline(InstanceId(2)) && flap.path(3, OUTSIDE).cut);
+        // A partition leaves both of its sides online.
+        assert!(!flap.is_offline(InstanceId(0)) && !flap.path(0, OUTSIDE).cut);
+        let over = flap.after(&Action::Heal { cuts: vec![1] });
+        assert!(!over.is_offline(InstanceId(2)) && !over.path(3, OUTSIDE).cut);
     }
 
     #[test]

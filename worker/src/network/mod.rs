@@ -12,8 +12,10 @@
 //! packet     IP headers, ICMP answers                       pure
 //! offload    trains of packets and their checksums          pure
 //! spin       when a thread may spin                         pure
+//! pace       how a thread spends its time
 //! counters   what became of packets
 //! tally      what a thread measures of each run
+//! meter      the rate of a lane                             pure
 //! download   the receiving side of an access link
 //! nat        routers that translate addresses
 //! switch     the default network: its control side
@@ -32,6 +34,7 @@
 //! namespace  makes network namespaces and does things in them
 //! ```
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -58,12 +61,14 @@ mod interface;
 pub mod jitter;
 pub mod kernel;
 pub mod links;
-mod namespace;
+mod meter;
+pub(crate) mod namespace;
 pub mod nat;
 mod netlink;
 mod numbers;
 mod offload;
 pub mod overlay;
+mod pace;
 pub mod packet;
 mod plane;
 mod port;
@@ -158,17 +163,19 @@ pub struct Expected {
     pub to: Ipv4Addr,
     /// How long they take; absent when that varies on purpose: with jitter, reordering or a rate.
     pub delay: Option<Duration>,
-    /// The share that is lost or damaged.
-    pub loss: f64,
+    /// The share that is lost or damaged by chance; absent when a full queue may drop more: with a rate on the way.
+    pub loss: Option<f64>,
+    /// How often what decides about them was changed, so that it can be told whether it has stayed as it was.
+    pub changes: u64,
 }
 
 impl Expected {
-    /// For packets to `to` that pass these shapes one after the other. `limited` says whether the receiver has a rate.
+    /// For packets to `to` that pass these shapes one after the other, which were never changed. `limited` says
+    /// whether the receiver has a rate.
     #[must_use]
     pub fn of(to: Ipv4Addr, shapes: &[LinkShape], limited: bool) -> Self {
-        let varies = |shape: &LinkShape| {
-            shape.bandwidth_bps > 0 || !shape.jitter.is_zero() || shape.reorder_pct > 0.0
-        };
+        let varies = |shape: &LinkShape| !shape.jitter.is_zero() || shape.reorder_pct > 0.0;
+        let limited = limited || shapes.iter().any(|shape| shape.bandwidth_bps > 0);
         let steady = !limited && !shapes.iter().any(varies);
         let kept = |shape: &LinkShape| {
             [shape.loss_pct, shape.corrupt_pct].map(|pct| 1.0 - f64::from(pct) / 100.0)
@@ -176,7 +183,8 @@ impl Expected {
         Self {
             to,
             delay: steady.then(|| shapes.iter().map(|shape| shape.latency).sum()),
-            loss: 1.0 - shapes.iter().flat_map(kept).product::<f64>(),
+            loss: (!limited).then(|| 1.0 - shapes.iter().flat_map(kept).product::<f64>()),
+            changes: 0,
         }
     }
 }
@@ -231,6 +239,25 @@ pub trait Network: Send + Sync {
     /// Adds an instance. It is reachable from then on.
     async fn attach(&self, attachment: Attachment) -> Result<(), NetworkError>;
 
+    /// Sends IPv6 for more addresses, each named by its counterpart, to the end of an instance that is attached or
+    /// on another worker, and lets it send from there: that end is a router's. They stay its own whatever address
+    /// it has in IPv4, and no instance gets one of them.
+    async fn lead(
+        &self,
+        run: &RunId,
+        instance: InstanceId,
+        behind: Vec<Ipv4Addr>,
+    ) -> Result<(), NetworkError> {
+        let _ = (run, instance);
+        if behind.is_empty() {
+            return Ok(());
+        }
+        Err(NetworkError::Unsupported {
+            what: "lead IPv6 to instances behind a NAT".to_owned(),
+            instead: "use the userspace switch".to_owned(),
+        })
+    }
+
     /// Replaces an instance's shape, rules, filter and presence as a whole; its address too, when the
     /// configuration has one. The caller sets the address on the interface itself.
     ///
@@ -253,6 +280,11 @@ pub trait Network: Send + Sync {
     ) -> Result<(), NetworkError> {
         let _ = (run, instance, rate_bps);
         if grant.is_open() { Err(egress::unsupported()) } else { Ok(()) }
+    }
+
+    /// No instance of any run reaches these hosts from now on, whatever it is permitted.
+    fn protect(&self, hosts: &BTreeSet<Ipv4Addr>) {
+        let _ = hosts;
     }
 
     /// Whether an instance may reach the Internet at this moment.

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// Makes a network namespace in which IPv6 is off.
-pub(super) fn fresh() -> io::Result<File> {
+pub(crate) fn fresh() -> io::Result<File> {
     on_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         for of in ["all", "default"] {
@@ -22,7 +22,7 @@ pub(super) fn fresh() -> io::Result<File> {
 }
 
 /// Does something in a namespace.
-pub(super) fn inside<T: Send>(
+pub(crate) fn inside<T: Send>(
     namespace: BorrowedFd<'_>,
     act: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {

@@ -10,9 +10,10 @@ use groundswell_common::addresses::{counterpart, of_counterpart};
 
 use super::offload::{add, fold};
 
-use super::probe::PROBE_TOS;
+use super::probe::{Message, PROBE_PORT, PROBE_TOS};
 
 const ICMP: u8 = 1;
+const UDP: u8 = 17;
 const IGMP: u8 = 2;
 const ICMPV6: u8 = 58;
 /// In IPv6, what comes before the reports of group membership.
@@ -64,7 +65,7 @@ pub struct Header {
     pub protocol: u8,
     /// Whether it is a fragment other than the first.
     pub later_fragment: bool,
-    /// Whether it carries the mark of [`super::probe`].
+    /// Whether it is what [`super::probe`] sends.
     pub probes: bool,
 }
 
@@ -97,7 +98,19 @@ fn parse_v4(packet: &[u8]) -> Option<Header> {
         total_length,
         protocol: header[9],
         later_fragment: u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0,
-        probes: header[1] == PROBE_TOS,
+        probes: header[1] == PROBE_TOS
+            && header[9] == UDP
+            && u16::from_be_bytes([header[6], header[7]]) & 0x3fff == 0
+            && probes(&packet[header_length..total_length]),
+    })
+}
+
+/// Whether a datagram is what [`super::probe`] sends. The mark alone is anybody's: it would give an instance more
+/// than its own link.
+fn probes(datagram: &[u8]) -> bool {
+    let port = PROBE_PORT.to_be_bytes();
+    datagram.split_first_chunk::<8>().is_some_and(|(header, words)| {
+        header[..2] == port && header[2..4] == port && Message::parse(words).is_some()
     })
 }
 
@@ -275,6 +288,36 @@ mod tests {
         assert!(header.group && header.upkeep);
         solicitation[8] = 0x20;
         assert_eq!(parse(&solicitation).expect("a packet").source, Ipv4Addr::UNSPECIFIED);
+    }
+
+    #[test]
+    fn the_mark_alone_makes_no_probe() {
+        let time = std::time::Duration::ZERO;
+        let message = Message {
+            answer: false,
+            number: 1,
+            from: 0,
+            to: 1,
+            asked: time,
+            held: time,
+            back: None,
+        };
+        let [high, low] = PROBE_PORT.to_be_bytes();
+        let datagram = [&[high, low, high, low, 0, 48, 0, 0], message.encode().as_slice()].concat();
+        let mut probe = header_v4(ONE, GATEWAY, 48).expect("short");
+        (probe[1], probe[9]) = (PROBE_TOS, UDP);
+        probe.extend(datagram);
+        let probes = |packet: &[u8]| parse(packet).is_some_and(|header| header.probes);
+        assert!(probes(&probe));
+        // The mark, the protocol, a first fragment, both ports, the words.
+        for (at, value) in [(1, 0), (9, 6), (6, 0x20), (21, 1), (23, 1), (28, b'x')] {
+            let mut other = probe.clone();
+            other[at] = value;
+            assert!(!probes(&other), "byte {at}");
+        }
+        let mut longer = [probe.as_slice(), b"x"].concat();
+        longer[3] += 1;
+        assert!(!probes(&longer));
     }
 
     proptest! {

@@ -29,12 +29,11 @@ use super::numbers::Numbered;
 use super::offload;
 use super::overlay::peer::Away;
 use super::overlay::receiver::Neighbors;
-use super::packet::Header;
+use super::pace::Pace;
+use super::packet::{Header, Version};
 use super::port::Port;
 use super::rules::Rules;
 use super::sender::Sender;
-use super::spin::Spin;
-use super::thread::{Crowd, go_first};
 use super::waiting::Waitings;
 
 /// Packets read from one interface before the others have their turn, and bytes: trains are long.
@@ -76,6 +75,8 @@ pub(super) enum Change {
     },
     /// An instance has another address.
     Readdress { run: u64, port: Arc<Port>, from: Option<Ipv4Addr>, to: Ipv4Addr },
+    /// An interface is the way to more addresses, of IPv6 alone; its owner lets it send from there.
+    Lead { run: u64, holder: Holder, behind: Arc<[Ipv4Addr]> },
     /// What was measured of a run is to be added to `into`.
     Measure { run: u64, into: Arc<Mutex<NetworkReport>> },
     /// A run has instances on other workers.
@@ -102,6 +103,9 @@ pub(super) struct Run {
     pub(super) facts: RunFacts,
     /// By the bits of an address.
     pub(super) by_address: Numbered<u32, Holder>,
+    /// Who is the way to an address of IPv6, by the bits of the one it is the counterpart of. It goes before
+    /// `by_address`: a router of a NAT leads IPv6 to its members, and their IPv4 addresses are nobody's.
+    behind: Numbered<u32, Holder>,
     /// All instances, by their numbers, with their addresses.
     pub(super) members: BTreeMap<u32, (Ipv4Addr, Holder)>,
     pub(super) links: Arc<Links>,
@@ -112,10 +116,7 @@ pub(super) struct Plane {
     epoll: Epoll,
     wake: Arc<EventFd>,
     commands: Receiver<Command>,
-    spin: Spin,
-    crowd: Option<Crowd>,
-    /// When the thread woke up, or when its time was counted since.
-    awake_since: Duration,
+    pace: Pace,
     start: Instant,
     runs: Numbered<u64, Run>,
     senders: Numbered<u64, Sender>,
@@ -137,9 +138,7 @@ impl Plane {
             epoll,
             wake,
             commands,
-            spin: Spin::new(spin),
-            crowd: Crowd::open(),
-            awake_since: Duration::ZERO,
+            pace: Pace::new(spin),
             start,
             runs: Numbered::default(),
             senders: Numbered::default(),
@@ -153,12 +152,12 @@ impl Plane {
     pub(super) fn run(mut self) {
         // The kernel may otherwise add 50 µs to each sleep. Without it packets are only less punctual.
         let _ = prctl::set_timerslack(1);
-        go_first(true);
+        self.pace.start(self.start.elapsed());
         let mut events = vec![EpollEvent::empty(); EVENTS];
         while !self.stopped {
             let ready = self.wait(&mut events);
             let now = self.start.elapsed();
-            self.look_around(now);
+            self.pace.look_around(now);
             self.waiting.deliver_due(now);
             for event in &events[..ready] {
                 if event.data() == WAKE {
@@ -181,17 +180,16 @@ impl Plane {
         let now = self.start.elapsed();
         let due = self.waiting.next_due();
         let limit = due.map(|due| due.saturating_sub(now));
-        if limit.is_some_and(|limit| limit <= self.spin.early()) {
+        if limit.is_some_and(|limit| limit <= self.pace.early()) {
             return self.spin(events, now, limit.unwrap_or_default());
         }
-        let limit = limit.map(|limit| TimeSpec::from_duration(limit - self.spin.early()));
+        let limit = limit.map(|limit| TimeSpec::from_duration(limit - self.pace.early()));
         let mut epoll = [PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN)];
         // An interrupted sleep is a short one; the loop looks again in any case.
-        self.spin.awake(now - self.awake_since);
+        self.pace.sleeps(now);
         let slept = ppoll(&mut epoll, limit, None);
         let woken = self.start.elapsed();
-        self.spin.slept(woken - now);
-        self.awake_since = woken;
+        self.pace.wakes(woken);
         self.waiting.tallies.woke(due, woken);
         match slept {
             Ok(1..) => self.epoll.wait(events, EpollTimeout::ZERO).unwrap_or(0),
@@ -211,20 +209,6 @@ impl Plane {
         ready
     }
 
-    /// Looks now and then who else wants to run, and gives way when this thread has too much to do.
-    fn look_around(&mut self, now: Duration) {
-        if !self.spin.looks(now) {
-            return;
-        }
-        self.spin.awake(now - self.awake_since);
-        self.awake_since = now;
-        let before = self.spin.is_overworked();
-        self.spin.looked(self.crowd.as_ref().is_some_and(Crowd::is_there), now);
-        if self.spin.is_overworked() != before {
-            go_first(before);
-        }
-    }
-
     fn obey(&mut self) {
         // Reading resets it; what was written in between is seen below.
         let _ = self.wake.read();
@@ -237,8 +221,8 @@ impl Plane {
     fn apply(&mut self, change: Change) -> Result<(), Errno> {
         match change {
             Change::Open(facts) => {
-                let (by_address, members, links) = Default::default();
-                self.runs.insert(facts.key, Run { facts, by_address, members, links });
+                let (by_address, behind, members, links) = Default::default();
+                self.runs.insert(facts.key, Run { facts, by_address, behind, members, links });
                 self.waiting.tallies.open(facts.key);
             }
             Change::Attach { run, address, port, owner } => {
@@ -253,7 +237,9 @@ impl Plane {
                 if let Some(run) = self.runs.get_mut(&run) {
                     run.readdress(&Holder::Here(Arc::clone(&port)), from, to);
                 }
-                if let (Some(sender), Some(rules)) = (self.senders.get_mut(&port.token), rules) {
+                if let (Some(sender), Some(mut rules)) = (self.senders.get_mut(&port.token), rules)
+                {
+                    rules.follow(&sender.rules, self.start.elapsed());
                     sender.rules = rules;
                     sender.address = to;
                     port.present.store(present, Ordering::Relaxed);
@@ -267,6 +253,7 @@ impl Plane {
                     run.readdress(&Holder::Here(port), from, to);
                 }
             }
+            Change::Lead { run, holder, behind } => self.lead(run, &holder, &behind),
             Change::Measure { run, into } => {
                 let measured = self.waiting.tallies.report(run);
                 into.lock().unwrap_or_else(PoisonError::into_inner).merge(measured);
@@ -296,6 +283,17 @@ impl Plane {
         let rules = Rules::plain(access.unwrap_or_default());
         self.senders.insert(port.token, Sender::new(run, port, address, rules));
         Ok(())
+    }
+
+    fn lead(&mut self, run: u64, holder: &Holder, behind: &[Ipv4Addr]) {
+        if let Holder::Here(port) = holder
+            && let Some(sender) = self.senders.get_mut(&port.token)
+        {
+            sender.behind.extend(behind);
+        }
+        if let Some(run) = self.runs.get_mut(&run) {
+            run.behind.extend(behind.iter().map(|one| (one.to_bits(), holder.clone())));
+        }
     }
 
     /// Senders whose access link is another one than before get it as their default shape.
@@ -366,6 +364,16 @@ impl Run {
         }
         self.by_address.insert(to.to_bits(), holder.clone());
         self.members.insert(holder.instance(), (to, holder.clone()));
+    }
+
+    /// Who takes a packet.
+    pub(super) fn holder(&self, header: &Header) -> Option<&Holder> {
+        let address = header.destination.to_bits();
+        let behind = match header.version {
+            Version::V4 => None,
+            Version::V6 => self.behind.get(&address),
+        };
+        behind.or_else(|| self.by_address.get(&address))
     }
 
     /// Whether a packet goes to many.

@@ -26,12 +26,14 @@ pub(super) struct Port {
     pub(super) has_header: bool,
     /// Whether the instance is on the network.
     pub(super) present: AtomicBool,
+    /// Whether a cut keeps everything from it, what comes from outside as well.
+    pub(super) offline: AtomicBool,
     pub(super) counters: Counters,
     /// What it receives passes here.
     pub(super) download: Download,
     /// What it may reach outside the data network.
     pub(super) gate: Gate,
-    /// Bytes it has sent that wait for their time.
+    /// The memory of what it has sent that waits for its time.
     pub(super) waiting: AtomicUsize,
 }
 
@@ -43,6 +45,7 @@ impl Port {
             has_header: device::has_header(&device),
             device,
             present: AtomicBool::new(true),
+            offline: AtomicBool::new(false),
             counters: Counters::default(),
             download: Download::default(),
             gate,
@@ -74,11 +77,13 @@ impl Port {
 
     /// Gives a packet to the instance that came from outside; what became of it.
     pub(super) fn give(&self, packet: &[u8]) -> Fate {
-        match self.is_present() {
-            false => Fate::Absent,
-            true if self.write_packet(packet) => Fate::Delivered,
-            true => Fate::NotTaken,
+        if !self.is_present() {
+            return Fate::Absent;
         }
+        if self.offline.load(Ordering::Relaxed) {
+            return Fate::Filtered;
+        }
+        if self.write_packet(packet) { Fate::Delivered } else { Fate::NotTaken }
     }
 
     /// As [`Port::write`], of a packet that is whole and has no header before it.

@@ -1,8 +1,9 @@
 //! Small packets between instances that say how long the way really takes. They are sent and answered by the
 //! worker, from inside the instances' network namespaces, so they meet all that an instance's packets meet.
 //!
-//! A probe carries a mark in its IP header by which the data plane gives it a pair of its own and does not
-//! count it among the instance's packets. Times are those of the kernel where it has them, so that a
+//! A probe carries a mark in its IP header by which the data plane finds it, gives it a pair of its own and does not
+//! count it among the instance's packets. It is the mark, the ports and the words that make a probe: nothing else that
+//! an instance sends is treated as one. Times are those of the kernel where it has them, so that a
 //! worker which is woken late measures no more than what happened.
 
 use std::io::{self, IoSliceMut};

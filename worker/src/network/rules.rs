@@ -13,13 +13,14 @@
 //! configuration in place until an explicit accept; here a rule that is not repeated is gone.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use groundswell_common::link::{Filter, LinkShape, NetworkConfig};
 use ipnet::Ipv4Net;
 
+use super::meter::Meter;
 use super::numbers::Numbered;
 use super::shape::Clock;
-use super::tally::Meter;
 
 /// Which of an instance's lanes a packet takes. Lane 0 is the default's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +119,27 @@ impl Rules {
         (entry.map(|entry| entry.filter), &mut self.lanes[lane])
     }
 
+    /// Takes over from the rules before, at `now`: what waits for its turn at their rates is not forgotten, or every
+    /// configuration would make room for another queue. A rule with a shape has the rate of its subnet's before.
+    pub(super) fn follow(&mut self, before: &Self, now: Duration) {
+        let mut follow = |lane: usize, former: usize| {
+            let lane = &mut self.lanes[lane];
+            lane.clock = before.lanes[former].clock.followed(now, lane.shape.bandwidth_bps);
+        };
+        follow(0, 0);
+        for (length, networks) in &self.prefixes {
+            let same = before.prefixes.iter().find(|(other, _)| other == length);
+            let Some((_, former)) = same else { continue };
+            for (network, entry) in networks {
+                if let Some(former) = former.get(network).filter(|former| former.lane > 0)
+                    && entry.lane > 0
+                {
+                    follow(entry.lane, former.lane);
+                }
+            }
+        }
+    }
+
     /// Replaces the default shape. What waits for its turn at the old rate is not forgotten.
     pub fn reshape(&mut self, default: LinkShape) {
         self.lanes[0].shape = default;
@@ -154,8 +176,6 @@ pub fn warnings(config: &NetworkConfig) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use groundswell_common::link::{LinkRule, RoutingPolicy};
 
     use super::*;
@@ -216,6 +236,28 @@ mod tests {
         assert_eq!(latency("16.0.1.1"), 9);
         assert_eq!(latency("16.0.2.1"), 50);
         assert_eq!(latency("16.0.3.1"), 9);
+    }
+
+    #[test]
+    fn configurations_in_a_row_send_no_more_than_the_rate() {
+        let (ms, rate) = (Duration::from_millis(1), 1_000_000);
+        let slow = LinkShape { bandwidth_bps: rate, ..LinkShape::default() };
+        let asked = NetworkConfig { default: slow, ..config(&[("16.0.1.0/24", slow)]) };
+        for address in ["16.0.0.2", "16.0.1.2"] {
+            let destination = address.parse().expect("an address");
+            let mut rules = Rules::new(&asked);
+            let mut sent = 0;
+            for tenth in 0..100 {
+                let now = ms * 100 * tenth;
+                let mut next = Rules::new(&asked);
+                next.follow(&rules, now);
+                rules = next;
+                let lane = rules.find(destination).1;
+                sent += (0..200).filter(|_| lane.clock.depart(now, 1_000, rate).is_some()).count();
+            }
+            // Ten seconds at 125 packets each, and one full queue.
+            assert!((1_230..=1_320).contains(&sent), "{sent} to {address}");
+        }
     }
 
     #[test]

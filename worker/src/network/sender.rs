@@ -1,6 +1,8 @@
 //! The sending side of an instance: where each of its packets goes, and what befalls it on the way.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use super::port::Port;
 use super::probe::PROBES;
 use super::rules::{Lane, Rules};
 use super::shape::{Pair, Verdict};
-use super::tally::{self, Flow, Mark};
+use super::tally::{Flow, Kind, Mark, Packet};
 use super::waiting::{Decided, Waitings};
 
 /// The gateway's number in a pair; no run has that many instances.
@@ -33,8 +35,10 @@ const TOGETHER: Duration = Duration::from_micros(24);
 pub(super) struct Sender {
     pub(super) port: Arc<Port>,
     pub(super) run: u64,
-    pub(super) address: std::net::Ipv4Addr,
+    pub(super) address: Ipv4Addr,
     pub(super) rules: Rules,
+    /// Addresses it may send from in IPv6 besides its own, by their counterparts.
+    pub(super) behind: BTreeSet<Ipv4Addr>,
     /// By the destination's number.
     ways: Numbered<u32, Way>,
     /// Packets it has sent to many.
@@ -52,6 +56,8 @@ struct Way {
 struct Parcel<'a> {
     frame: &'a mut [u8],
     train: Option<Train>,
+    /// How many count.
+    packets: u64,
     now: Duration,
 }
 
@@ -66,17 +72,6 @@ struct Passage<'a> {
     kind: Kind,
 }
 
-/// How a packet is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// As what the instance sends.
-    Own,
-    /// As one that has left at its sender's rate already, to another member of its group.
-    Copy,
-    /// Not at all, because it is there to measure.
-    Probe,
-}
-
 /// Packets of a train that arrive together.
 struct Group {
     packets: Range<usize>,
@@ -86,14 +81,9 @@ struct Group {
 }
 
 impl Sender {
-    pub(super) fn new(
-        run: u64,
-        port: &Arc<Port>,
-        address: std::net::Ipv4Addr,
-        rules: Rules,
-    ) -> Self {
-        let (ways, groups, scratch) = Default::default();
-        Self { port: Arc::clone(port), run, address, rules, ways, groups, scratch }
+    pub(super) fn new(run: u64, port: &Arc<Port>, address: Ipv4Addr, rules: Rules) -> Self {
+        let (behind, ways, groups, scratch) = Default::default();
+        Self { port: Arc::clone(port), run, address, rules, behind, ways, groups, scratch }
     }
 
     /// Sends what came out of the interface on its way.
@@ -106,14 +96,18 @@ impl Sender {
     ) {
         let train = Train::of(frame);
         let known = packet::parse(offload::packet(frame));
-        let Some(header) = known.filter(|_| train.is_some() || !offload::is_train(frame)) else {
-            return self.port.counters.count(Fate::NotIp, 1);
-        };
+        let known = known.filter(|_| train.is_some() || !offload::is_train(frame));
+        let Some(mut header) = known else { return self.port.counters.count(Fate::NotIp, 1) };
         if header.upkeep {
             return;
         }
-        let packets = train.map_or(1, |train| train.count as u64);
-        let mut parcel = Parcel { frame, train, now };
+        // A probe travels alone.
+        header.probes &= train.is_none();
+        let packets = match train {
+            Some(train) => train.count as u64,
+            None => u64::from(!header.probes),
+        };
+        let mut parcel = Parcel { frame, train, packets, now };
         let sent = match self.admit(run, &header) {
             Ok(()) if run.is_group(&header) => self.spread(run, &parcel, waiting),
             Ok(()) => self.send(run, &header, &mut parcel, waiting),
@@ -132,7 +126,8 @@ impl Sender {
         if run.is_group(header) && !run.links.multicast {
             return Err(Fate::Group);
         }
-        if header.source != self.address {
+        let behind = || header.version == Version::V6 && self.behind.contains(&header.source);
+        if header.source != self.address && !behind() {
             return Err(Fate::ForeignSource);
         }
         Ok(())
@@ -147,8 +142,7 @@ impl Sender {
         waiting: &mut Waitings,
     ) -> Result<(), Fate> {
         let to_gateway = header.destination == run.facts.gateway;
-        let holder = run.by_address.get(&header.destination.to_bits());
-        let holder = holder.filter(|_| !to_gateway);
+        let holder = run.holder(header).filter(|_| !to_gateway);
         let outside =
             header.version == Version::V4 && !run.facts.subnet.contains(&header.destination);
         let nobody = if outside { OUTSIDE } else { GATEWAY };
@@ -168,7 +162,11 @@ impl Sender {
             }
         }
         // Probes have a pair of their own, or they would change the fate of what the instance sends.
+        let plain = number;
         let number = if header.probes { number | PROBES } else { number };
+        if header.probes {
+            share_path(&mut self.ways, plain, number);
+        }
         let way = match holder {
             Some(holder) => way_to(&mut self.ways, run, &self.port, number, holder),
             None if to_gateway => {
@@ -189,14 +187,20 @@ impl Sender {
         let (path, scratch) = (path.shape.as_ref(), &mut self.scratch);
         let kind = if header.probes { Kind::Probe } else { Kind::Own };
         let mut passage = Passage { lane, path, way, waiting, scratch, now: parcel.now, kind };
-        match parcel.train {
+        let sent = match parcel.train {
             None if to_gateway => passage.answer(parcel.frame),
             None => passage.single(parcel.frame),
+            // No ping is a train.
+            Some(_) if to_gateway => Err(Fate::NoSuchAddress),
             Some(train) => {
                 passage.train(parcel.frame, &train);
                 Ok(())
             }
+        };
+        if header.probes {
+            share_path(&mut self.ways, number, plain);
         }
+        sent
     }
 
     /// Sends to every other instance of the run, each copy with a fate of its own. They share one turn at the
@@ -218,7 +222,7 @@ impl Sender {
             let (rule, lane) = self.rules.find(*address);
             if path.filter(rule) != Filter::Accept {
                 parcel.filtered(self.run, lane, waiting);
-                self.port.counters.count(Fate::Filtered, parcel.packets());
+                self.port.counters.count(Fate::Filtered, parcel.packets);
                 continue;
             }
             let kind = if lane.sends_again(self.groups) { Kind::Copy } else { Kind::Own };
@@ -263,6 +267,17 @@ fn way_to<'a>(
     }
 }
 
+/// Lets a pair, if it is known, keep the rate of its path together with another, so that those of probes and of all
+/// else are one path.
+fn share_path(ways: &mut Numbered<u32, Way>, from: u32, to: u32) {
+    // Those of the gateway have one number.
+    if from != to
+        && let [Some(from), Some(to)] = ways.get_disjoint_mut([&from, &to])
+    {
+        to.flow.pair.shares_path_with(&from.flow.pair);
+    }
+}
+
 /// Tells an instance that it may not send there.
 fn prohibit(run: &Run, port: &Port, parcel: &Parcel<'_>) {
     if let Some(error) = packet::prohibited(offload::packet(parcel.frame), run.facts.gateway) {
@@ -278,15 +293,14 @@ impl Way {
 }
 
 impl Parcel<'_> {
-    fn packets(&self) -> u64 {
-        self.train.map_or(1, |train| train.count as u64)
-    }
-
     /// Counts what a filter keeps from going.
     fn filtered(&self, run: u64, lane: &mut Lane, waiting: &mut Waitings) {
+        if self.packets == 0 {
+            return;
+        }
         let whole = self.frame.len() - offload::HEADER;
         let bytes = self.train.map_or(whole, |train| train.bytes());
-        waiting.tallies.filtered(run, lane, self.packets(), bytes as u64);
+        waiting.tallies.filtered(run, lane, self.packets, bytes as u64);
     }
 }
 
@@ -294,16 +308,8 @@ impl Passage<'_> {
     /// Decides about the next packet.
     fn decide(&mut self, length: usize) -> (Verdict, Mark) {
         let (flow, run) = (&mut self.way.flow, self.way.route.run);
-        let tallies = &mut self.waiting.tallies;
-        let mut counted = || tallies.decide(run, self.lane, self.path, flow, self.now, length);
-        match self.kind {
-            Kind::Own => counted(),
-            Kind::Copy => {
-                let (verdict, mark) = counted();
-                (verdict, mark.of_copy())
-            }
-            Kind::Probe => tally::decide_uncounted(self.lane, self.path, flow, self.now, length),
-        }
+        let packet = Packet { kind: self.kind, now: self.now, length };
+        self.waiting.tallies.decide(run, self.lane, self.path, flow, packet)
     }
 
     fn single(&mut self, frame: &mut [u8]) -> Result<(), Fate> {
@@ -333,12 +339,12 @@ impl Passage<'_> {
             if let Some(byte) = frame.get_mut(offload::HEADER + bit / 8) {
                 *byte ^= 0x80 >> (bit % 8);
             }
-            counters.count(Fate::Corrupted, 1);
+            counters.count(Fate::Corrupted, mark.packets());
         }
         let of_copy = mark.of_copy();
         self.deliver(frame, at, mark);
         if let Some(again) = again {
-            self.way.route.from.counters.count(Fate::Duplicated, 1);
+            self.way.route.from.counters.count(Fate::Duplicated, of_copy.packets());
             self.deliver(frame, again, of_copy);
         }
         Ok(())

@@ -5,7 +5,8 @@
 //! corrupts, delays and reorders; delays add up. All of it is decided where the packet is sent.
 //!
 //! What chance decides is a function of (seed, source, destination, k) and of nothing else, so the same
-//! seed gives the k-th packet of a pair the same fate in every run.
+//! seed gives the k-th packet of a pair the same fate in every run. Chance is asked about every packet, whatever
+//! else befalls it: a queue that is full now and then, which is a matter of time, moves none of its chains.
 
 use std::time::Duration;
 
@@ -63,13 +64,28 @@ impl Clock {
             return Some(now);
         }
         let start = self.free_at.max(now);
-        let longest = LONGEST_WAIT.max(sending_time(SHORTEST_QUEUE_BYTES, bandwidth_bps));
-        if start - now > longest {
+        if start - now > longest_wait(bandwidth_bps) {
             return None;
         }
         self.free_at = start + sending_time(length, bandwidth_bps);
         Some(self.free_at)
     }
+
+    /// The clock of a rate that follows on this one's at `now`. What is sent from then on waits for what was sent
+    /// before, or a new rate would be one more link. It waits for no longer than a full queue of its own: what an
+    /// hour ago was slow holds up nothing that is quick.
+    #[must_use]
+    pub fn followed(self, now: Duration, bandwidth_bps: u64) -> Self {
+        if bandwidth_bps == 0 {
+            return self;
+        }
+        Self { free_at: self.free_at.min(now + longest_wait(bandwidth_bps)) }
+    }
+}
+
+/// How long a packet may wait for its turn at a rate.
+fn longest_wait(bandwidth_bps: u64) -> Duration {
+    LONGEST_WAIT.max(sending_time(SHORTEST_QUEUE_BYTES, bandwidth_bps))
 }
 
 /// How long `length` bytes take at a rate, rounded up so that the rate is never exceeded.
@@ -117,6 +133,11 @@ impl Pair {
     /// When the packet that was decided about last has left at the rates it had to keep.
     pub(super) fn departed(&self) -> Duration {
         self.departed
+    }
+
+    /// Keeps the rate of its path together with another pair, which has sent until then.
+    pub(super) fn shares_path_with(&mut self, other: &Self) {
+        self.path.free_at = self.path.free_at.max(other.path.free_at);
     }
 
     fn draws(&mut self) -> Draws {
@@ -192,6 +213,11 @@ pub fn travel(
     length: usize,
 ) -> Verdict {
     let draws = pair.draws();
+    let mut lost = false;
+    for (stage, shape) in stages.iter().enumerate() {
+        lost |= pair.stages[stage].loses(shape, draws.of(stage));
+        pair.stages[stage].impairs(shape, draws.of(stage));
+    }
     let mut departure = now;
     for (stage, shape) in stages.iter().enumerate() {
         let clock = if stage == 0 { &mut *clock } else { &mut pair.path };
@@ -201,13 +227,8 @@ pub fn travel(
         }
     }
     pair.departed = departure;
-    for (stage, shape) in stages.iter().enumerate() {
-        if pair.stages[stage].loses(shape, draws.of(stage)) {
-            return Verdict::Lost;
-        }
-    }
-    for (stage, shape) in stages.iter().enumerate() {
-        pair.stages[stage].impairs(shape, draws.of(stage));
+    if lost {
+        return Verdict::Lost;
     }
     let passed = &pair.stages[..stages.len()];
     let duplicated = passed.iter().any(|chances| chances.duplicated);
@@ -383,6 +404,39 @@ mod tests {
     }
 
     #[test]
+    fn a_full_queue_does_not_move_what_chance_decides() {
+        let shape = LinkShape {
+            bandwidth_bps: 1_000_000,
+            loss_pct: 20.0,
+            loss_corr_pct: 60.0,
+            duplicate_pct: 20.0,
+            duplicate_corr_pct: 60.0,
+            ..LinkShape::default()
+        };
+        // At the rate of the link, and at twice that.
+        let (calm, full) = (fates(&shape, 3, 1_000, MS * 8), fates(&shape, 3, 1_000, MS * 4));
+        let overrun = |fate: &Verdict| *fate == Verdict::Overrun;
+        assert!(!calm.iter().any(overrun) && full.iter().any(overrun));
+        let doubled = |fate: &Verdict| matches!(fate, Verdict::Deliver { again: Some(_), .. });
+        let met = |fate: &Verdict| (*fate == Verdict::Lost, doubled(fate));
+        let both = calm.iter().zip(&full).filter(|(_, full)| !overrun(full));
+        assert!(both.clone().count() > 500);
+        for (calm, full) in both {
+            assert_eq!(met(calm), met(full));
+        }
+    }
+
+    #[test]
+    fn what_follows_waits_for_what_was_before_and_no_longer_than_a_full_queue() {
+        let now = MS * 1_000;
+        let slow = Clock::free_at(MS * 1_400).followed(now, 1_000_000);
+        assert_eq!(slow, Clock::free_at(MS * 1_400));
+        let mut quick = Clock::free_at(MS * 9_000).followed(now, 100_000_000);
+        assert_eq!(quick, Clock::free_at(MS * 1_500));
+        assert!(quick.depart(now, 1_000, 100_000_000).is_some());
+    }
+
+    #[test]
     fn shares_lie_within_their_interval() {
         let count = 40_000;
         for pct in [0.5_f32, 5.0, 20.0, 50.0] {
@@ -482,6 +536,21 @@ mod tests {
         let times: Vec<_> = (0..3).map(&mut at).collect();
         let due = |k| Verdict::Deliver { at: MS + MS * 8 * k, again: None, corrupt_bit: None };
         assert_eq!(times, [due(1), due(2), due(3)]);
+    }
+
+    #[test]
+    fn pairs_that_share_a_path_share_its_rate() {
+        let (access, path) =
+            (LinkShape::default(), LinkShape { bandwidth_bps: 1_000_000, ..LinkShape::default() });
+        let (mut clock, mut pairs) = (Clock::default(), [Pair::new(1, 1, 2), Pair::new(1, 1, 3)]);
+        for turn in 0..10_u32 {
+            let [one, other] = &mut pairs;
+            one.shares_path_with(other);
+            let verdict = travel(&[&access, &path], &mut clock, one, Duration::ZERO, 1_000);
+            let at = MS * 8 * (turn + 1);
+            assert_eq!(verdict, Verdict::Deliver { at, again: None, corrupt_bit: None });
+            pairs.reverse();
+        }
     }
 
     #[test]

@@ -3,17 +3,17 @@
 //!
 //! Each thread owns one of these, so nothing is shared or locked per packet. A copy is handed out on request.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use groundswell_common::fidelity::{LANES_COUNTED, LaneReport, NetworkReport, Stall, Stalls};
 use groundswell_common::link::LinkShape;
 use tokio::time::Instant;
 
+use super::meter::{Meter, Turn};
 use super::numbers::Numbered;
 use super::rules::Lane;
-use super::shape::{Pair, Verdict, travel};
+use super::shape::{Clock, Pair, Verdict, travel};
 
 /// A thread that does nothing for longer than this although it has to has stood still.
 const STALL: Duration = Duration::from_millis(1);
@@ -33,21 +33,6 @@ struct Tally {
     stalls: Stalls,
 }
 
-/// What a lane remembers of its measurements.
-#[derive(Debug, Clone)]
-pub(super) struct Meter {
-    /// Where its packets are counted.
-    lane: usize,
-    /// When its last packet was written; absent without a rate.
-    written: Option<Arc<AtomicU64>>,
-    /// Whether a packet of the present busy time will say when that time began.
-    anchored: bool,
-    /// Whether the present busy time is counted.
-    counted: bool,
-    /// Bytes that took their turn since then and are lost.
-    lost_bytes: u64,
-}
-
 /// What a packet carries along to be measured when it is written.
 #[derive(Debug, Clone)]
 pub(super) struct Mark {
@@ -56,14 +41,23 @@ pub(super) struct Mark {
     packets: u64,
 }
 
-/// A packet's turn at a rate.
-#[derive(Debug, Clone)]
-struct Turn {
-    written: Arc<AtomicU64>,
-    /// Bytes that have left since the packet before; 0 when the link was idle before.
-    bytes: u64,
-    /// Whether it is the first for which the rate shows.
-    first: bool,
+/// How a packet is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// As what the instance sends.
+    Own,
+    /// As one that has left at its sender's rate already, to another member of its group.
+    Copy,
+    /// Not at all, because it is there to measure. At a rate it takes its turn as all others.
+    Probe,
+}
+
+/// A packet that is to be decided about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packet {
+    pub(super) kind: Kind,
+    pub(super) now: Duration,
+    pub(super) length: usize,
 }
 
 /// An ordered pair of instances, and where its packets are counted when they take a path between groups.
@@ -83,14 +77,19 @@ impl Flow {
 impl Mark {
     /// The mark of a second copy, which takes no turn of its own.
     pub(super) fn of_copy(&self) -> Self {
-        Self::new(self.lane)
+        Self { lane: self.lane, turn: None, packets: self.packets }
+    }
+
+    /// The mark of what is not counted.
+    fn none() -> Self {
+        Self { lane: usize::MAX, turn: None, packets: 0 }
     }
 
     fn new(lane: usize) -> Self {
         Self { lane, turn: None, packets: 1 }
     }
 
-    /// How many packets it is of.
+    /// How many packets it is of, as far as they count.
     pub(super) fn packets(&self) -> u64 {
         self.packets
     }
@@ -150,21 +149,35 @@ impl Tallies {
         lane: &mut Lane,
         path: Option<&LinkShape>,
         flow: &mut Flow,
-        now: Duration,
-        length: usize,
+        packet: Packet,
     ) -> (Verdict, Mark) {
-        if let Some(path) = path.filter(|_| !lane.ruled) {
-            let stages = [&lane.shape, path];
-            let verdict = travel(&stages, &mut lane.clock, &mut flow.pair, now, length);
+        let Packet { kind, now, length } = packet;
+        let path = path.filter(|_| !lane.ruled);
+        let before = lane.clock;
+        let verdict = match path {
+            Some(path) => {
+                travel(&[&lane.shape, path], &mut lane.clock, &mut flow.pair, now, length)
+            }
+            None => travel(&[&lane.shape], &mut lane.clock, &mut flow.pair, now, length),
+        };
+        if kind == Kind::Probe {
+            lane.skip(before, now, length);
+            return (verdict, Mark::none());
+        }
+        if let Some(path) = path {
+            if kind == Kind::Own {
+                lane.skip(before, now, length);
+            }
             return (verdict, self.passed(run, lane.shape, *path, flow, verdict, length));
         }
-        let busy = lane.clock.is_busy(now);
-        let verdict = travel(&[&lane.shape], &mut lane.clock, &mut flow.pair, now, length);
         let Some((counts, meter)) = self.count(run, lane, 1, length as u64) else {
-            return (verdict, Mark::new(usize::MAX));
+            return (verdict, Mark::none());
         };
         tell(counts, verdict);
-        let turn = meter.turn(busy, verdict, length);
+        let turn = match kind {
+            Kind::Own => meter.turn(before.is_busy(now), verdict, length),
+            Kind::Copy | Kind::Probe => None,
+        };
         (verdict, Mark { turn, ..Mark::new(meter.lane) })
     }
 
@@ -179,9 +192,7 @@ impl Tallies {
         verdict: Verdict,
         length: usize,
     ) -> Mark {
-        let Some(tally) = self.runs.get_mut(&run) else {
-            return Mark::new(usize::MAX);
-        };
+        let Some(tally) = self.runs.get_mut(&run) else { return Mark::none() };
         let place = match &flow.counted {
             Some((known, other, place)) if (known, other) == (&access, &path) => *place,
             Some(_) | None => {
@@ -247,10 +258,12 @@ impl Tallies {
         }
     }
 
-    /// Counts a packet of another worker that would have waited too long for its turn.
-    pub(super) fn download_overrun(&mut self, run: u64, bps: u64) {
-        if let Some(counts) = self.download(run, bps) {
-            counts.overrun += 1;
+    /// Counts packets that would have waited too long for their turn at a receiver's download.
+    pub(super) fn download_overrun(&mut self, run: u64, bps: u64, packets: u64) {
+        if packets > 0
+            && let Some(counts) = self.download(run, bps)
+        {
+            counts.overrun += packets;
         }
     }
 
@@ -309,57 +322,16 @@ impl Tally {
     }
 }
 
-impl Meter {
-    fn new(lane: usize, shape: &LinkShape) -> Self {
-        Self {
-            lane,
-            written: (shape.bandwidth_bps > 0).then(Arc::default),
-            anchored: false,
-            counted: false,
-            lost_bytes: 0,
+impl Lane {
+    /// A packet has passed whose rate is not measured here. `before` is the clock before it: who has moved it has
+    /// taken a turn.
+    fn skip(&mut self, before: Clock, now: Duration, length: usize) {
+        if self.clock != before
+            && let Some(meter) = &mut self.meter
+        {
+            meter.skip(before.is_busy(now), length);
         }
     }
-
-    /// The turn of a packet. `busy` is whether it has to wait for one before it.
-    ///
-    /// A rate only shows while packets wait for each other: from the writing of one to that of the next the
-    /// bytes of the next have left, and those of packets in between that were lost.
-    fn turn(&mut self, busy: bool, verdict: Verdict, length: usize) -> Option<Turn> {
-        let written = self.written.as_ref()?;
-        if !busy {
-            (self.anchored, self.counted, self.lost_bytes) = (false, false, 0);
-        }
-        match verdict {
-            Verdict::Overrun => None,
-            Verdict::Lost => {
-                self.lost_bytes += length as u64;
-                None
-            }
-            Verdict::Deliver { .. } => {
-                let lost_bytes = std::mem::take(&mut self.lost_bytes);
-                let bytes = if self.anchored { lost_bytes + length as u64 } else { 0 };
-                let first = self.anchored && !self.counted;
-                self.counted |= self.anchored;
-                self.anchored = true;
-                Some(Turn { written: Arc::clone(written), bytes, first })
-            }
-        }
-    }
-}
-
-/// As [`Tallies::decide`], for a packet that is not an instance's own and is not counted.
-pub(super) fn decide_uncounted(
-    lane: &mut Lane,
-    path: Option<&LinkShape>,
-    flow: &mut Flow,
-    now: Duration,
-    length: usize,
-) -> (Verdict, Mark) {
-    let verdict = match path.filter(|_| !lane.ruled) {
-        Some(path) => travel(&[&lane.shape, path], &mut lane.clock, &mut flow.pair, now, length),
-        None => travel(&[&lane.shape], &mut lane.clock, &mut flow.pair, now, length),
-    };
-    (verdict, Mark::new(usize::MAX))
 }
 
 fn tell(counts: &mut LaneReport, verdict: Verdict) {
@@ -411,6 +383,10 @@ mod tests {
         Lane { shape, clock, ruled: false, meter: None, group: (0, clock) }
     }
 
+    fn own(now: Duration, length: usize) -> Packet {
+        Packet { kind: Kind::Own, now, length }
+    }
+
     fn only(tallies: &Tallies) -> LaneReport {
         let mut lanes = tallies.report(RUN).lanes;
         assert_eq!(lanes.len(), 1);
@@ -430,8 +406,8 @@ mod tests {
             (tallies(), lane(shape), Flow::new(Pair::new(1, 1, 2)));
         let mut delivered = 0;
         for _ in 0..2_000 {
-            let (verdict, mark) =
-                tallies.decide(RUN, &mut lane, None, &mut pair, Duration::ZERO, 1_000);
+            let packet = own(Duration::ZERO, 1_000);
+            let (verdict, mark) = tallies.decide(RUN, &mut lane, None, &mut pair, packet);
             if let Verdict::Deliver { at, .. } = verdict {
                 delivered += 1;
                 tallies.written(RUN, &mark, at);
@@ -452,28 +428,54 @@ mod tests {
         for latency in [1, 2, 1] {
             let mut lane = lane(LinkShape { latency: MS * latency, ..LinkShape::default() });
             let mut pair = Flow::new(Pair::new(1, 1, 2));
-            tallies.decide(RUN, &mut lane, None, &mut pair, Duration::ZERO, 100);
+            tallies.decide(RUN, &mut lane, None, &mut pair, own(Duration::ZERO, 100));
         }
         let packets: Vec<u64> = tallies.report(RUN).lanes.iter().map(|lane| lane.packets).collect();
         assert_eq!(packets, [2, 1]);
     }
 
+    /// Lets a lane of 8 Mbit/s be busy with 100 packets of 1,000 bytes, each followed by one of another kind. Gives
+    /// the bits per millisecond that show, and how many packets count.
+    fn rate_beside(kind: Kind, length: usize) -> (u64, u64) {
+        let mut tallies = tallies();
+        let mut lane = lane(LinkShape { bandwidth_bps: 8_000_000, ..LinkShape::default() });
+        let (mut flow, mut other) = (Flow::new(Pair::new(1, 1, 2)), Flow::new(Pair::new(1, 1, 3)));
+        let (mut bytes, mut left) = (0, Vec::new());
+        for _ in 0..100 {
+            let before = lane.clock;
+            let packet = own(Duration::ZERO, 1_000);
+            let (verdict, mark) = tallies.decide(RUN, &mut lane, None, &mut flow, packet);
+            let Verdict::Deliver { at, .. } = verdict else { panic!("the queue is not full") };
+            bytes += mark.turn.map_or(0, |turn| turn.bytes);
+            left.push(at);
+            if kind == Kind::Copy {
+                lane.clock = before;
+            }
+            let packet = Packet { kind, length, ..packet };
+            tallies.decide(RUN, &mut lane, None, &mut other, packet);
+        }
+        let took = u64::try_from((left[99] - left[0]).as_micros()).expect("short");
+        (bytes * 8_000 / took, only(&tallies).packets)
+    }
+
     #[test]
-    fn the_bytes_of_lost_packets_have_taken_their_turn() {
-        let shape = LinkShape { bandwidth_bps: 1_000, ..LinkShape::default() };
-        let mut meter = Meter::new(0, &shape);
-        let arrives = Verdict::Deliver { at: Duration::ZERO, again: None, corrupt_bit: None };
-        let mut bytes =
-            |busy, verdict| meter.turn(busy, verdict, 100).map(|turn| (turn.bytes, turn.first));
-        assert_eq!(bytes(false, arrives), Some((0, false)));
-        assert_eq!(bytes(true, arrives), Some((100, true)));
-        assert_eq!(bytes(true, Verdict::Lost), None);
-        assert_eq!(bytes(true, Verdict::Overrun), None);
-        assert_eq!(bytes(true, arrives), Some((200, false)));
-        // The one that would say when the next busy time begins is lost: the one after it does.
-        assert_eq!(bytes(false, Verdict::Lost), None);
-        assert_eq!(bytes(true, arrives), Some((0, false)));
-        assert_eq!(bytes(true, arrives), Some((100, true)));
+    fn what_else_takes_its_turn_at_a_rate_is_part_of_it() {
+        assert_eq!(rate_beside(Kind::Probe, 100), (8_000, 100));
+        assert_eq!(rate_beside(Kind::Copy, 1_000), (8_000, 200));
+    }
+
+    #[test]
+    fn what_takes_a_path_is_part_of_its_senders_rate() {
+        let mut tallies = tallies();
+        let path = LinkShape { latency: MS, ..LinkShape::default() };
+        let mut lane = lane(LinkShape { bandwidth_bps: 8_000_000, ..LinkShape::default() });
+        let mut flow = Flow::new(Pair::new(1, 1, 2));
+        let mut turn = |path| {
+            let packet = own(Duration::ZERO, 1_000);
+            tallies.decide(RUN, &mut lane, path, &mut flow, packet).1.turn.map(|turn| turn.bytes)
+        };
+        let turns = [turn(None), turn(None), turn(Some(&path)), turn(None)];
+        assert_eq!(turns, [Some(0), Some(1_000), None, Some(2_000)]);
     }
 
     #[test]
@@ -482,7 +484,7 @@ mod tests {
         tallies.beat(MS * 10);
         assert_eq!(tallies.report(RUN).stalls.count(), 0);
         let (mut lane, mut pair) = (lane(LinkShape::default()), Flow::new(Pair::new(1, 1, 2)));
-        tallies.decide(RUN, &mut lane, None, &mut pair, MS * 10, 100);
+        tallies.decide(RUN, &mut lane, None, &mut pair, own(MS * 10, 100));
         tallies.beat(MS * 11);
         tallies.beat(MS * 14);
         // Sleeping is no stall, waking late is.
@@ -500,7 +502,7 @@ mod tests {
         let mut tallies = tallies();
         tallies.close(RUN);
         let (mut lane, mut pair) = (lane(LinkShape::default()), Flow::new(Pair::new(1, 1, 2)));
-        let (verdict, mark) = tallies.decide(RUN, &mut lane, None, &mut pair, MS, 100);
+        let (verdict, mark) = tallies.decide(RUN, &mut lane, None, &mut pair, own(MS, 100));
         assert!(matches!(verdict, Verdict::Deliver { .. }));
         tallies.written(RUN, &mark, MS);
         assert!(tallies.report(RUN).lanes.is_empty());

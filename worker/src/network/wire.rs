@@ -100,6 +100,10 @@ pub fn wire(spec: &WireSpec) -> io::Result<Wired> {
     })
 }
 
+/// What to do on a host where no data interface can be made.
+pub(crate) const TUN_ADVICE: &str =
+    "load the kernel module `tun` and let this user read and write /dev/net/tun, or run as root";
+
 /// Makes the data interface of the switch.
 fn wire_device(spec: &WireSpec, control: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     allow_ipv6();
@@ -107,7 +111,7 @@ fn wire_device(spec: &WireSpec, control: BorrowedFd<'_>) -> io::Result<OwnedFd> 
     let mut request = request_for(DATA_INTERFACE);
     request.ifr_ifru.ifru_mtu = i32::from(spec.mtu);
     interface_ioctl(control, libc::SIOCSIFMTU, &mut request)?;
-    set_flags(control, DATA_INTERFACE, true)?;
+    set_up(control, DATA_INTERFACE, true)?;
     let link = LinkState { up: true, address: spec.address, prefix: spec.prefix };
     set_addresses(&routing_socket()?.into(), &link)?;
     Ok(device.into())
@@ -169,13 +173,32 @@ fn inside(
 /// namespace.
 pub fn set_link(control: BorrowedFd<'_>, link: LinkState) -> io::Result<()> {
     if !link.up {
-        return set_flags(control, DATA_INTERFACE, false);
+        return set_up(control, DATA_INTERFACE, false);
     }
     // Up first: what is down cannot have addresses of IPv6.
-    set_flags(control, DATA_INTERFACE, true)?;
+    set_up(control, DATA_INTERFACE, true)?;
     // By a socket of another kind, which a thread that is inside has to make.
     let set = || set_addresses(&routing_socket()?.into(), &link);
     namespace::inside(namespace_of(control)?.as_fd(), set)
+}
+
+/// A TCP socket of the calling thread's network namespace, connected to nothing. Non-blocking.
+///
+/// # Errors
+///
+/// When there are too many descriptors.
+pub fn stream_socket() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socket(AddressFamily::Inet, SockType::Stream, flags, None)?)
+}
+
+/// As [`stream_socket`], in the network namespace that `control` is a socket of.
+///
+/// # Errors
+///
+/// As [`stream_socket`], and when the namespace cannot be entered.
+pub fn stream_socket_in(control: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    namespace::inside(namespace_of(control)?.as_fd(), stream_socket)
 }
 
 fn set_addresses(netlink: &Netlink, link: &LinkState) -> io::Result<()> {
@@ -190,7 +213,7 @@ fn ready() -> io::Result<OwnedFd> {
     // Without this every interface would send router solicitations. A kernel without IPv6 does not have the
     // file, which is as good.
     let _absent = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-    set_flags(control.as_fd(), "lo", true)?;
+    set_up(control.as_fd(), "lo", true)?;
     Ok(control)
 }
 
@@ -240,12 +263,7 @@ fn name_sockets() -> io::Result<NameSockets> {
 }
 
 fn listener(address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
-    let listener = socket(
-        AddressFamily::Inet,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        None,
-    )?;
+    let listener = stream_socket()?;
     setsockopt(&listener, sockopt::ReuseAddr, &true)?;
     let address = SocketAddrV4::new(address, port);
     bind(listener.as_raw_fd(), &SockaddrIn::from(address))?;
@@ -262,11 +280,16 @@ fn request_for(interface: &str) -> libc::ifreq {
     libc::ifreq { ifr_name: name, ifr_ifru }
 }
 
-fn set_flags(control: BorrowedFd<'_>, interface: &str, up: bool) -> io::Result<()> {
+/// Takes an interface up or down, and leaves everything else of it as it is: that it takes what goes to many, and that
+/// it asks nobody for neighbours.
+#[expect(unsafe_code, reason = "the flags are in a union")]
+fn set_up(control: BorrowedFd<'_>, interface: &str, up: bool) -> io::Result<()> {
     let mut request = request_for(interface);
-    let flags = if up { libc::IFF_UP | libc::IFF_RUNNING } else { 0 };
-    request.ifr_ifru.ifru_flags =
-        i16::try_from(flags).expect("interface flags fit the kernel's field");
+    interface_ioctl(control, libc::SIOCGIFFLAGS, &mut request)?;
+    let flag = i16::try_from(libc::IFF_UP).expect("it fits the kernel's field");
+    // SAFETY: SIOCGIFFLAGS has just filled in the flags.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    request.ifr_ifru.ifru_flags = if up { flags | flag } else { flags & !flag };
     interface_ioctl(control, libc::SIOCSIFFLAGS, &mut request)
 }
 

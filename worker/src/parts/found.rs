@@ -1,7 +1,7 @@
 //! The real parts, as far as this host has what they need.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
-use super::{Metrics, MetricsSource, OpenSync, Opened, Parts, ShareSync};
+use super::{Metrics, MetricsSource, OpenSync, Opened, Parts, Servers, ShareSync};
 use crate::config::WorkerConfig;
 use crate::influx::line::Identity;
 use crate::influx::{self, MetricsSink};
+use crate::keeper::Keeper;
+use crate::network::Network as _;
 use crate::network::kernel::Kernel;
 use crate::network::overlay;
 use crate::network::switch::Switch;
@@ -31,6 +33,8 @@ use crate::sync::{RunSync, SyncSpec, Waiting};
 
 /// How much of one instance's metrics is kept.
 const METRICS_CAP: u64 = 64 << 20;
+/// The file in the state directory that says where the overlay was.
+const OVERLAY: &str = "overlay";
 /// The most threads that carry packets.
 const MOST_SWITCH_THREADS: usize = 8;
 
@@ -40,13 +44,21 @@ impl Parts {
     /// # Errors
     /// When the data network cannot be started.
     pub async fn find(config: &WorkerConfig) -> anyhow::Result<Self> {
+        Self::find_with(config, None).await
+    }
+
+    /// As [`Parts::find`]; instances live on with the keeper when this process is killed.
+    ///
+    /// # Errors
+    /// As [`Parts::find`].
+    pub async fn find_with(config: &WorkerConfig, keeper: Option<Keeper>) -> anyhow::Result<Self> {
         let mut runtimes: Vec<Arc<dyn Runtime>> = Vec::new();
         let mut notes = Vec::new();
         for kind in [RuntimeKind::Netns, RuntimeKind::Docker] {
             if !config.runtimes.is_empty() && !config.runtimes.contains(&kind) {
                 continue;
             }
-            match runtime(kind, config).await {
+            match runtime(kind, config, keeper.clone()).await {
                 Ok(runtime) => runtimes.push(runtime),
                 Err(err) => {
                     let note = Chain(&err).to_string();
@@ -58,50 +70,48 @@ impl Parts {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let switch = Switch::new((cores / 2).clamp(1, MOST_SWITCH_THREADS))?;
         let switch = switch.with_overlay(overlay_address(config)?)?;
-        let switch = switch.with_egress(servers(config).await);
+        // The next life takes the same port, where other workers send to.
+        if let Some(address) = switch.overlay_address() {
+            std::fs::write(config.state_dir.join(OVERLAY), address.to_string())?;
+        }
+        // What no instance may reach it is told with each share.
+        let switch = switch.with_egress(BTreeSet::new());
         Ok(Self {
             runtimes,
             notes,
             network: Arc::new(switch),
             kernel: Arc::new(Kernel::new()),
+            servers: Arc::new(Servers::of(config)),
             sync: Arc::new(BusSync),
             metrics: Arc::new(InfluxEndpoint),
+            keeper,
             env: instance_env,
         })
     }
 }
 
-/// Where the overlay is bound to.
+/// Where the overlay is bound to. Of any free port it is the one of an earlier life, if that is still free.
 fn overlay_address(config: &WorkerConfig) -> anyhow::Result<SocketAddr> {
-    if let Some(address) = config.overlay()? {
-        return Ok(address);
-    }
-    let address = overlay::address_towards(&config.bus.url)
-        .context("failed to find the local address that reaches NATS: give --overlay-address")?;
-    Ok(SocketAddr::new(address, 0))
-}
-
-/// Addresses of the servers this worker depends on, which no instance may reach. One that is not known at this
-/// moment is not left open by that: the worker would not run without it.
-async fn servers(config: &WorkerConfig) -> BTreeSet<Ipv4Addr> {
-    let nats = config.bus.url.split(',').map(|url| (url.trim().to_owned(), 4222));
-    let objects = config.objects.endpoint.iter().map(|url| (url.clone(), 443));
-    let mut addresses = BTreeSet::new();
-    for (url, port) in nats.chain(objects) {
-        match tokio::net::lookup_host(overlay::host_of(&url, port)).await {
-            Ok(found) => addresses.extend(found.filter_map(|address| match address {
-                SocketAddr::V4(address) => Some(*address.ip()),
-                SocketAddr::V6(_) => None,
-            })),
-            Err(err) => debug!(error = %err, "a server's address is not known"),
+    let address = match config.overlay()? {
+        Some(address) => address,
+        None => {
+            let address = overlay::address_towards(&config.bus.url).context(
+                "failed to find the local address that reaches NATS: give --overlay-address",
+            )?;
+            SocketAddr::new(address, 0)
         }
-    }
-    addresses
+    };
+    let before = std::fs::read_to_string(config.state_dir.join(OVERLAY)).unwrap_or_default();
+    let before = before.parse::<SocketAddr>().ok().filter(|before| {
+        address.port() == 0 && before.ip() == address.ip() && UdpSocket::bind(before).is_ok()
+    });
+    Ok(before.unwrap_or(address))
 }
 
 async fn runtime(
     kind: RuntimeKind,
     config: &WorkerConfig,
+    keeper: Option<Keeper>,
 ) -> Result<Arc<dyn Runtime>, RuntimeError> {
     let worker = config.id.clone();
     let state_dir = config.state_dir.join(kind.as_str());
@@ -113,7 +123,8 @@ async fn runtime(
                 doing: format!("create `{}`", state_dir.display()),
                 source: source.into(),
             })?;
-            Ok(Arc::new(NetnsRuntime::new(NetnsConfig { worker, state_dir, spawner }).await?))
+            let config = NetnsConfig { worker, state_dir, spawner };
+            Ok(Arc::new(NetnsRuntime::with_keeper(config, keeper).await?))
         }
         RuntimeKind::Docker => {
             let config = DockerConfig { worker, state_dir, socket: None };
@@ -157,6 +168,10 @@ impl ShareSync for RunSync {
 
     async fn waiting(&self, instance: InstanceId) -> Vec<Waiting> {
         Self::waiting(self, instance).await
+    }
+
+    async fn has_connected(&self, instance: InstanceId) -> bool {
+        Self::has_connected(self, instance).await
     }
 
     async fn close(&self) {

@@ -13,11 +13,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::keeper::Keeper;
 use crate::network::Network;
 use crate::runtime::{InstanceLabels, Runtime};
 use crate::sync::{SyncEvent, SyncSpec, Waiting};
 
 mod found;
+mod servers;
+
+pub(crate) use servers::addresses_of;
+pub use servers::{Servers, UnknownServer};
 
 /// Everything the worker process is wrapped around.
 #[derive(Clone)]
@@ -30,10 +35,14 @@ pub struct Parts {
     pub network: Arc<dyn Network>,
     /// The data network of runs that ask for the kernel's data path.
     pub kernel: Arc<dyn Network>,
+    /// The servers it depends on.
+    pub servers: Arc<Servers>,
     /// Opens the sync of a run.
     pub sync: Arc<dyn OpenSync>,
     /// Takes what instances write to the Influx endpoint.
     pub metrics: Arc<dyn Metrics>,
+    /// What instances live on with when this process is killed; without it they end with it.
+    pub keeper: Option<Keeper>,
     /// The environment of an instance.
     pub env: fn(&Assignment, InstancePlace) -> BTreeMap<String, String>,
 }
@@ -66,6 +75,11 @@ pub trait ShareSync: Send + Sync {
     async fn close_instance(&self, instance: InstanceId);
     /// The barriers an instance waits in.
     async fn waiting(&self, instance: InstanceId) -> Vec<Waiting>;
+    /// Whether the instance has ever connected.
+    async fn has_connected(&self, instance: InstanceId) -> bool {
+        let _ = instance;
+        true
+    }
     /// Ends it.
     async fn close(&self);
 }

@@ -4,7 +4,7 @@
 //! controller mounted by itself. Every instance gets a leaf `groundswell-<worker>/<name>`, with only the
 //! controllers its limits need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -124,16 +124,51 @@ impl Cgroups {
     /// Kills what still runs in this worker's groups and removes them. Goes on after a failure.
     #[must_use]
     pub fn reap(&self) -> Vec<io::Error> {
+        self.reap_but(&[])
+    }
+
+    /// As [`Cgroups::reap`], but leaves groups alone whose names begin so.
+    #[must_use]
+    pub fn reap_but(&self, kept: &[String]) -> Vec<io::Error> {
+        let is_kept = |leaf: &PathBuf| {
+            let name = leaf.file_name().unwrap_or_default().to_string_lossy();
+            kept.iter().any(|begin| name.starts_with(begin.as_str()))
+        };
         let mut failures = Vec::new();
         for root in self.roots() {
             let parent = root.join(&self.parent);
-            for leaf in subdirectories(&parent) {
+            let (stay, go): (Vec<_>, Vec<_>) =
+                subdirectories(&parent).into_iter().partition(is_kept);
+            for leaf in go {
                 kill_all(&leaf);
                 failures.extend(remove(&leaf).err());
             }
-            failures.extend(remove(&parent).err());
+            if stay.is_empty() && kept.is_empty() {
+                failures.extend(remove(&parent).err());
+            }
         }
         failures
+    }
+
+    /// The names of the leaves that exist.
+    #[must_use]
+    pub fn leaves(&self) -> BTreeSet<String> {
+        let parents = self.roots().into_iter().map(|root| root.join(&self.parent));
+        let leaves = parents.flat_map(|parent| subdirectories(&parent));
+        leaves.filter_map(|leaf| Some(leaf.file_name()?.to_str()?.to_owned())).collect()
+    }
+
+    /// Kills what still runs in one leaf and removes it. Goes on after a failure.
+    #[must_use]
+    pub fn remove_leaf(&self, name: &str) -> Vec<io::Error> {
+        let leaves = self.roots().into_iter().map(|root| root.join(&self.parent).join(name));
+        let there = leaves.filter(|leaf| leaf.exists());
+        there
+            .filter_map(|leaf| {
+                kill_all(&leaf);
+                remove(&leaf).err()
+            })
+            .collect()
     }
 
     /// Removes what all leaves share, when no leaf is left.

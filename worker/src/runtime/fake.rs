@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Created, Instance, InstanceSpec, LinkState, Runtime, RuntimeError};
+use super::{Created, Instance, InstanceSpec, LinkState, Runtime, RuntimeError, ShareKey};
 use crate::network::wire::{NameSockets, Wired};
 use crate::sync::LifecycleEvent;
 
@@ -155,7 +155,7 @@ impl Runtime for FakeRuntime {
         Ok(Created { instance: Box::new(instance), wired, stdout, stderr })
     }
 
-    async fn reap(&self, _worker: &WorkerId) -> Vec<RuntimeError> {
+    async fn reap_but(&self, _: &WorkerId, _: &[ShareKey]) -> Vec<RuntimeError> {
         Vec::new()
     }
 }

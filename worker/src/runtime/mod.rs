@@ -6,15 +6,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::messages::{ImageRef, Resources, RuntimeKind};
+use groundswell_common::nat::NatKind;
 use groundswell_common::outcome::Exit;
+use serde::{Deserialize, Serialize};
 
+use crate::keeper::message::Container;
 use crate::network::nat::{NatError, TreeSpec};
 use crate::network::wire::{WireSpec, Wired};
 
@@ -22,6 +25,9 @@ pub mod cgroup;
 pub mod docker;
 pub mod fake;
 pub mod netns;
+
+/// The variable that says which of its lives an instance is in, from 0.
+pub(crate) const INCARNATION: &str = "GROUNDSWELL_INCARNATION";
 
 /// What a runtime could not do.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +106,8 @@ pub struct InstanceSpec {
     pub outputs: PathBuf,
     /// Directory on the host that it sees as `/temp`, writable by any user.
     pub temp: PathBuf,
+    /// Files it reads.
+    pub datasets: Vec<DatasetBind>,
     /// Names it resolves besides its own: host name to address.
     pub hosts: BTreeMap<String, Ipv4Addr>,
     /// What it may use.
@@ -112,6 +120,19 @@ pub struct InstanceSpec {
     pub behind: Option<Behind>,
     /// Leave the container there after the run (Docker only).
     pub keep: bool,
+    /// Let it write nowhere but to `/outputs`, `/temp` and `/tmp`.
+    pub read_only_root: bool,
+    /// Keep it after its end, so that [`Instance::again`] can start it again, until [`Instance::part`].
+    pub again: bool,
+}
+
+/// A directory of the host that an instance sees and cannot write to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetBind {
+    /// The directory on the host.
+    pub from: PathBuf,
+    /// Where the instance sees it: an absolute path without `..`, in one of [`groundswell_common::datasets::PLACES`].
+    pub to: PathBuf,
 }
 
 /// An instance's place behind a NAT.
@@ -138,6 +159,9 @@ pub trait Nat: Send + Sync {
 
     /// Forgets all mappings.
     async fn rebind(&self) -> Result<(), RuntimeError>;
+
+    /// Becomes a NAT of another kind, or of its own again.
+    async fn become_kind(&self, kind: Option<NatKind>) -> Result<(), RuntimeError>;
 
     /// Takes another address in the run's network.
     async fn readdress(&self, address: Ipv4Addr) -> Result<(), RuntimeError>;
@@ -185,15 +209,144 @@ pub trait Runtime: Send + Sync {
         )))
     }
 
-    /// Removes everything this runtime has left on the host for `worker`: after a crash of the process, or
-    /// at the end. Goes on after a failure and returns them all.
-    async fn reap(&self, worker: &WorkerId) -> Vec<RuntimeError>;
+    /// Goes on with an instance that an earlier life of this worker has made. `note` and `tie` are those of its
+    /// [`Instance::tie`], and `control` its [`Wired::control`].
+    async fn adopt(
+        &self,
+        labels: &InstanceLabels,
+        note: &[u8],
+        tie: OwnedFd,
+        control: BorrowedFd<'_>,
+    ) -> Result<Box<dyn Instance>, RuntimeError> {
+        let _ = (labels, note, tie, control);
+        Err(RuntimeError::Plan(format!(
+            "runtime `{}` cannot go on with instances",
+            self.kind().as_str()
+        )))
+    }
+
+    /// Removes everything this runtime has left on the host for `worker`, but for these shares: after a crash of
+    /// the process, or at the end. Goes on after a failure and returns them all.
+    async fn reap_but(&self, worker: &WorkerId, kept: &[ShareKey]) -> Vec<RuntimeError>;
+
+    /// As [`Runtime::reap_but`], without exception.
+    async fn reap(&self, worker: &WorkerId) -> Vec<RuntimeError> {
+        self.reap_but(worker, &[]).await
+    }
+
+    /// What is there of `worker` on this host, of any run. What a run has asked to keep is not listed.
+    async fn traces(&self, worker: &WorkerId) -> Result<Vec<Trace>, RuntimeError> {
+        let _ = worker;
+        Ok(Vec::new())
+    }
+
+    /// Removes something that [`Runtime::traces`] has listed. Done when it is not there.
+    async fn remove_trace(&self, trace: &Trace) -> Result<(), RuntimeError> {
+        let _ = trace;
+        Ok(())
+    }
+
+    /// The images it keeps on this host.
+    async fn images(&self) -> Result<Vec<StoredImage>, RuntimeError> {
+        Ok(Vec::new())
+    }
+
+    /// Gives an image up that no instance is made from. Done when it is not there.
+    async fn forget(&self, digest: &str) -> Result<(), RuntimeError> {
+        let _ = digest;
+        Ok(())
+    }
+
+    /// Directories whose file systems fill up because of it, besides the worker's own.
+    async fn directories(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// Bytes that each attempt of a run has written outside of its outputs.
+    async fn written(&self, worker: &WorkerId) -> BTreeMap<(RunId, Attempt), u64> {
+        let _ = worker;
+        BTreeMap::new()
+    }
+}
+
+/// Something on this host that belongs to an attempt of a run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Trace {
+    /// The run.
+    pub run: RunId,
+    /// Which attempt of it.
+    pub attempt: Attempt,
+    /// What and where it is.
+    pub place: Place,
+}
+
+/// Where something of a run is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A container, by its name.
+    Container(String),
+    /// A control group and the processes in it, by the name of its leaf.
+    ControlGroup(String),
+    /// A directory.
+    Directory(PathBuf),
+    /// A file.
+    File(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Container(name) => write!(f, "container `{name}`"),
+            Self::ControlGroup(name) => write!(f, "control group `{name}`"),
+            Self::Directory(path) => write!(f, "directory `{}`", path.display()),
+            Self::File(path) => write!(f, "file `{}`", path.display()),
+        }
+    }
+}
+
+/// The attempt an instance's name is of: `<run>-<attempt>-<instance>`, and whatever comes after that.
+pub(crate) fn attempt_of(name: &str) -> Option<(RunId, Attempt)> {
+    let mut words = name.split('-');
+    let run = words.next()?.parse().ok()?;
+    Some((run, Attempt(words.next()?.parse().ok()?)))
+}
+
+/// An image that is kept on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredImage {
+    /// Its digest, `sha256:…`.
+    pub digest: String,
+    /// What it takes.
+    pub size: StoredSize,
+}
+
+/// What an image takes on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredSize {
+    /// As much as this directory, which belongs to the worker alone.
+    Directory(PathBuf),
+    /// So many bytes of an engine that others use as well.
+    Shared(u64),
+}
+
+/// A share: an attempt of a run.
+pub type ShareKey = (RunId, Attempt);
+
+/// By what an instance hangs on its worker.
+#[derive(Debug)]
+pub struct Tie<'a> {
+    /// The instance lives for as long as anybody has this open.
+    pub descriptor: BorrowedFd<'a>,
+    /// What else [`Runtime::adopt`] needs to know.
+    pub note: Vec<u8>,
+    /// The container it is, if it is one.
+    pub container: Option<Container>,
 }
 
 /// One instance. Dropping it without [`Instance::remove`] kills it as well.
 #[async_trait]
 pub trait Instance: Send + Sync {
-    /// Lets it go.
+    /// Lets it go. One that an earlier life of the worker has let go runs already.
     async fn start(&self) -> Result<(), RuntimeError>;
 
     /// Waits until its first process has ended and all others are gone. May be called again.
@@ -205,8 +358,34 @@ pub trait Instance: Send + Sync {
     /// Ends all its processes at once.
     async fn kill(&self);
 
+    /// Starts it again after its end: a new process with the same files, network and output. `incarnation` counts
+    /// its lives from 0 and reaches it as an environment variable. [`Instance::wait`] is about this life from then on.
+    async fn again(&self, incarnation: u32) -> Result<(), RuntimeError> {
+        let _ = incarnation;
+        Err(RuntimeError::Plan("instances of this runtime cannot be started again".to_owned()))
+    }
+
+    /// Makes all its processes stand still (SIGSTOP).
+    async fn pause(&self) {}
+
+    /// Makes them go on (SIGCONT).
+    async fn resume(&self) {}
+
+    /// Says that it will not be started again: its output ends with its processes.
+    async fn part(&self) {}
+
     /// Sets the address of its data interface, or takes the interface down.
     async fn set_link(&self, link: LinkState) -> Result<(), RuntimeError>;
+
+    /// A new TCP socket of its network namespace, which does not block and is connected to nothing.
+    async fn socket(&self) -> Result<OwnedFd, RuntimeError> {
+        Err(RuntimeError::Plan("instances of this runtime have no ports to expose".to_owned()))
+    }
+
+    /// By what it hangs on this process, so that somebody else can hold it too.
+    fn tie(&self) -> Option<Tie<'_>> {
+        None
+    }
 
     /// Removes what is left of it: container, cgroup, mounts. Its outputs stay.
     async fn remove(&self) -> Result<(), RuntimeError>;

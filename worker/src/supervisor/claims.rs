@@ -6,13 +6,16 @@ use std::time::Duration;
 use groundswell_common::bus::Bus;
 use groundswell_common::chain::Chain;
 use groundswell_common::ids::{Attempt, InstanceId, RunId, WorkerId};
-use groundswell_common::messages::{AddressAnswer, AddressClaim, Assignment};
+use groundswell_common::messages::{
+    AddressAnswer, AddressClaim, Assignment, ReportItem, ShareEvent,
+};
 use groundswell_common::subjects;
 use groundswell_common::timing::ADDRESS_TIMEOUT;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::Host;
+use crate::report::Reports;
 
 /// How long to wait before the same claim is sent again.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -23,6 +26,7 @@ pub(crate) struct Claims {
     worker: WorkerId,
     run: RunId,
     attempt: Attempt,
+    reports: Reports,
 }
 
 impl Claims {
@@ -33,6 +37,7 @@ impl Claims {
             worker: host.worker.clone(),
             run: assignment.run.clone(),
             attempt: assignment.attempt,
+            reports: host.reports.clone(),
         })
     }
 
@@ -47,7 +52,13 @@ impl Claims {
         let claim = AddressClaim { run, attempt, instance, address };
         let answer = timeout(ADDRESS_TIMEOUT, self.ask(&claim)).await;
         match answer {
-            Ok(AddressAnswer::Granted) => Ok(()),
+            Ok(AddressAnswer::Granted) => {
+                // Known to this coordinator, and perhaps one day to its successor.
+                let what = ShareEvent::Address { instance, address };
+                let run = self.run.clone();
+                self.reports.push(ReportItem { run, attempt, what });
+                Ok(())
+            }
             Ok(AddressAnswer::Refused { reason }) => Err((reason, true)),
             Ok(AddressAnswer::Pending) | Err(_) => {
                 let reason = format!("no answer to the claim of address {address} in time");

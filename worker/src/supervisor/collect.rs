@@ -5,18 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use groundswell_common::bus;
 use groundswell_common::chain::Chain;
-use groundswell_common::messages::ShareEvent;
+use groundswell_common::kpi::{KpiReport, SeriesSet};
+use groundswell_common::messages::{InstancePlace, ShareEvent};
 use groundswell_common::outputs::{INDEX_VERSION, Index, index_key, prefix};
 use groundswell_common::timing::COLLECT_TIMEOUT;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::{Context, Note};
+use crate::kpis::{self, Found};
 use crate::outputs::{Packed, Source, pack};
 
 /// How long the servers of the instances may take to end.
 const SERVERS_END: Duration = Duration::from_secs(5);
+/// The most bytes of KPIs that go into a message.
+const KPI_BYTES: usize = 128 << 10;
 
 /// Stores everything and returns the index's key, or why it cannot be stored.
 pub(crate) async fn collect(context: Arc<Context>) -> Result<String, String> {
@@ -25,11 +30,12 @@ pub(crate) async fn collect(context: Arc<Context>) -> Result<String, String> {
     end_servers(&context).await;
     report_network(&context).await;
     tell_underlay(&context).await;
+    let until = Instant::now() + COLLECT_TIMEOUT;
+    report_kpis(&context, &prefix, until).await?;
     let packed = pack_all(&context, prefix.clone()).await?;
     for text in &packed.skipped {
         context.tell(Note::Warning(format!("left out of the outputs: {text}"))).await;
     }
-    let until = Instant::now() + COLLECT_TIMEOUT;
     for (key, file) in &packed.packs {
         store(&context, key, Content::File(file), until).await?;
         // The spool and its pack are two copies; the stored one is the third.
@@ -80,20 +86,44 @@ async fn report_network(context: &Context) {
     }
 }
 
+/// Told whether or not outputs can be stored. Only what is too large for a message has to be stored first.
+async fn report_kpis(context: &Arc<Context>, prefix: &str, until: Instant) -> Result<(), String> {
+    context.tell(Note::Doing("reading metrics".to_owned())).await;
+    let sources = sources(context);
+    let from_stdout = context.assignment.options.kpis_from_stdout;
+    let reading = tokio::task::spawn_blocking(move || kpis::read(&sources, from_stdout));
+    let Found { series, warnings } =
+        reading.await.map_err(|err| format!("reading metrics ended early: {err}"))?;
+    for warning in warnings {
+        context.tell(Note::Warning(warning)).await;
+    }
+    let packed = bus::encode(&series);
+    let mut report = KpiReport { series, stored: None, host: context.load.report() };
+    if packed.len() > KPI_BYTES {
+        let key = format!("{prefix}/kpis.msgpack");
+        store(context, &key, Content::Bytes(packed), until).await?;
+        report = KpiReport { series: SeriesSet::default(), stored: Some(key), ..report };
+    }
+    context.report(ShareEvent::Kpis { report: Box::new(report) });
+    Ok(())
+}
+
+fn sources(context: &Context) -> Vec<Source> {
+    let source = |place: InstancePlace| Source {
+        group: context.group(place).to_owned(),
+        in_group: place.in_group,
+        instance: place.id,
+        directory: context.directory(place),
+    };
+    context.assignment.instances().map(source).collect()
+}
+
 async fn pack_all(context: &Arc<Context>, prefix: String) -> Result<Packed, String> {
-    let assignment = &context.assignment;
-    let sources: Vec<Source> = assignment
-        .instances()
-        .map(|place| Source {
-            group: context.group(place).to_owned(),
-            in_group: place.in_group,
-            instance: place.id,
-            directory: context.directory(place),
-        })
-        .collect();
+    let sources = sources(context);
     context.tell(Note::Doing("packing outputs".to_owned())).await;
     let spool = context.spool.clone();
-    let packing = tokio::task::spawn_blocking(move || pack(&sources, &spool, &prefix));
+    let quotas = context.assignment.options.quotas;
+    let packing = tokio::task::spawn_blocking(move || pack(&sources, &spool, &prefix, quotas));
     match packing.await {
         Ok(Ok(packed)) => Ok(packed),
         Ok(Err(err)) => Err(format!("failed to pack outputs: {err}")),

@@ -9,6 +9,7 @@ use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::messages::{
     Assignment, InstancePlace, LogLines, ReportItem, RuntimeKind, ShareEvent, Want,
 };
+use groundswell_common::narrative::{Strike, TooMany};
 use groundswell_common::network::DataPath;
 use groundswell_common::objects::Objects;
 use groundswell_common::outcome::Exit;
@@ -17,11 +18,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::adopt::Adoption;
 use super::links::Change;
+use super::load::Load;
 use super::member::Order;
 use super::nats::Nats;
 use super::outside::{Outside, Way};
 use super::probes::Probes;
+use crate::datasets::{Datasets, Held};
 use crate::events::EventLog;
 use crate::images::Images;
 use crate::network::Network;
@@ -44,6 +48,8 @@ pub(crate) struct Host {
     pub(crate) parts: Parts,
     /// Images on this host.
     pub(crate) images: Images,
+    /// Datasets on this host.
+    pub(crate) datasets: Datasets,
     /// What the coordinator is told.
     pub(crate) reports: Reports,
     /// Tasks that belong to no share.
@@ -94,22 +100,53 @@ pub(crate) enum Note {
     Doing(String),
     /// An instance is ready.
     Ready { id: InstanceId, orders: mpsc::Sender<Order>, instance: Arc<dyn Instance>, way: Way },
+    /// An instance's connection to the sync was cut by a restart of the worker.
+    Cut { id: InstanceId },
+    /// Such an instance has connected again.
+    Connected { id: InstanceId },
     /// An instance was let go, or could not be: why, and whether the plan is the cause.
     LetGo { id: InstanceId, failed: Option<(String, bool)> },
+    /// The narrative has asked an instance to end: that it fails now says nothing.
+    Ending { id: InstanceId },
+    /// The narrative ends an instance for good, and why.
+    Felled { id: InstanceId, reason: String },
+    /// The narrative has started an instance again.
+    Back { id: InstanceId },
     /// The barriers an instance waits in.
     Waiting { id: InstanceId, waiting: Vec<Waiting> },
     /// An instance printed an event, in a run where that counts.
     Printed { id: InstanceId, event: LifecycleEvent },
+    /// An instance has more than it may have, and why that is so.
+    Excess { id: InstanceId, reason: String },
     /// An instance is over; `exit` is absent for one that never ran.
     Over { id: InstanceId, exit: Option<Exit>, last_lines: Vec<String> },
     /// A network configuration does not hold.
     LinkFailed { id: InstanceId, reason: String, fault_of_plan: bool },
-    /// A change of the schedule to the ends of these classes; done once the token is dropped.
-    Change { classes: Vec<u16>, what: Change, done: TaskTrackerToken },
+    /// A change of the schedule to ends of the data network; done once the token is dropped.
+    Change { whom: Concerned, what: Change, done: TaskTrackerToken },
     /// A change of the network's schedule could not be carried out.
     ScheduleFailed(String),
     /// Something people should know.
     Warning(String),
+}
+
+/// Whom a change of the schedule concerns.
+#[derive(Debug, Clone)]
+pub(crate) enum Concerned {
+    /// All instances of some classes.
+    Classes(Vec<u16>),
+    /// Some instances, in order.
+    Instances(Vec<InstanceId>),
+}
+
+impl Concerned {
+    /// Whether it concerns an instance.
+    pub(super) fn contains(&self, place: InstancePlace) -> bool {
+        match self {
+            Self::Classes(classes) => classes.contains(&place.group),
+            Self::Instances(instances) => instances.binary_search(&place.id).is_ok(),
+        }
+    }
 }
 
 /// What the tasks of a share have in common.
@@ -131,8 +168,16 @@ pub(crate) struct Context {
     pub(crate) end: CancellationToken,
     /// Ask how the network treats instances.
     pub(crate) probes: Probes,
+    /// Looks how the host is doing.
+    pub(crate) load: Load,
     /// What instances reach outside, once that is known.
     pub(crate) outside: OnceLock<Outside>,
+    /// Keeps its datasets on this host.
+    pub(crate) datasets: OnceLock<Vec<Held>>,
+    /// What happens to single instances of the run, or why that is too much.
+    pub(crate) strikes: Result<Vec<Strike>, TooMany>,
+    /// What an earlier life of the worker has left of the share, if it is gone on with.
+    pub(crate) adoption: Option<Adoption>,
 }
 
 impl Context {

@@ -12,13 +12,14 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument as _, debug};
 
 use super::claims::Claims;
-use super::context::Note;
+use super::context::{Concerned, Note};
 use super::known::told;
 use super::links::{self, Candidates, Change, Holder, Link, Request};
 use super::member::Order;
 use super::phase::{Event, Phase};
 use super::prepare::Unprepared;
 use super::{OUTCOME_SETTLE, Supervisor};
+use crate::instance::Fold;
 use crate::runtime::{Instance, LinkState};
 use crate::sync::{LifecycleEvent, SyncEvent};
 
@@ -30,7 +31,12 @@ impl Supervisor {
             return;
         }
         match result {
-            Ok(()) => self.handle(Event::Prepared),
+            Ok(()) => {
+                self.handle(Event::Prepared);
+                for event in std::mem::take(&mut self.early) {
+                    self.on_sync(event);
+                }
+            }
             Err(Unprepared { reason, fault_of_plan }) => {
                 debug!(error = reason, "share not prepared");
                 self.handle(Event::PrepareFailed { reason, fault_of_plan });
@@ -57,15 +63,17 @@ impl Supervisor {
                     known.way = Some(way);
                 }
             }
+            Note::Cut { id } => self.fold(id, Fold::on_cut),
+            Note::Connected { id } => self.fold(id, Fold::on_connected),
             Note::LetGo { id, failed } => self.on_let_go(id, failed),
-            Note::Waiting { id, waiting } => {
-                if let Some(known) = self.known.get_mut(&id) {
-                    known.fold.on_waiting(waiting);
-                }
-            }
-            Note::Printed { id, event } => self.on_said(id, &event),
+            Note::Ending { id } => self.fold(id, Fold::on_ending),
+            Note::Felled { id, reason } => self.fold(id, |fold| fold.on_felled(reason)),
+            Note::Back { id } => self.fold(id, Fold::on_back),
+            Note::Waiting { id, waiting } => self.fold(id, |fold| fold.on_waiting(waiting)),
+            Note::Printed { id, event } => self.on_said(id, &event, Fold::on_printed),
+            Note::Excess { id, reason } => self.on_excess(id, reason),
             Note::Over { id, exit, last_lines } => self.on_over(id, exit, last_lines),
-            Note::Change { classes, what, done } => self.change(&classes, what, &done),
+            Note::Change { whom, what, done } => self.change(&whom, what, &done),
             Note::ScheduleFailed(reason) => {
                 self.context.events.add("schedule_failed", reason.clone(), None);
                 self.handle(Event::Broken { reason, fault_of_plan: false });
@@ -74,6 +82,13 @@ impl Supervisor {
                 self.on_link_failed(id, reason, fault_of_plan);
             }
             Note::Warning(text) => self.warning(text),
+        }
+    }
+
+    /// Takes something in that is known of an instance's end.
+    fn fold(&mut self, id: InstanceId, news: impl FnOnce(&mut Fold)) {
+        if let Some(known) = self.known.get_mut(&id) {
+            news(&mut known.fold);
         }
     }
 
@@ -173,13 +188,21 @@ impl Supervisor {
     }
 
     pub(super) fn on_sync(&mut self, event: SyncEvent) {
+        let of_life = matches!(
+            event,
+            SyncEvent::Started | SyncEvent::Said { .. } | SyncEvent::Network { .. }
+        );
+        if of_life && self.preparing && self.context.adoption.is_some() {
+            return self.early.push(event);
+        }
         match event {
             SyncEvent::Started => self.handle(Event::Started),
-            SyncEvent::Said { instance, event } => self.on_said(instance, &event),
+            SyncEvent::Said { instance, event } => self.on_said(instance, &event, Fold::on_said),
             SyncEvent::Network { instance, config: Ok(config) } => self.link(instance, config),
             SyncEvent::Network { instance, config: Err(err) } => {
                 self.on_link_failed(instance, err.to_string(), true);
             }
+            SyncEvent::Excess { instance, reason } => self.on_excess(instance, reason),
             SyncEvent::Warning(text) => self.warning(text),
             SyncEvent::Broken { reason, fault_of_plan } => {
                 self.context.events.add("broken", reason.clone(), None);
@@ -188,17 +211,30 @@ impl Supervisor {
         }
     }
 
-    fn on_said(&mut self, id: InstanceId, event: &LifecycleEvent) {
+    fn on_said(
+        &mut self,
+        id: InstanceId,
+        event: &LifecycleEvent,
+        fold: impl FnOnce(&mut Fold, &LifecycleEvent) -> Option<Outcome>,
+    ) {
         let (kind, text) = told(event);
         self.context.events.add(kind, text, self.whom(id));
         let Some(known) = self.known.get_mut(&id) else { return };
-        let Some(outcome) = known.fold.on_said(event) else { return };
+        let Some(outcome) = fold(&mut known.fold, event) else { return };
         let over = known.fold.is_over();
         self.context.report(ShareEvent::Said { instance: id, outcome });
         if over {
             // The word it was waited for, or a failure after a success: its end is told (again).
             self.settling.retain(|(_, waiting)| *waiting != id);
             self.end(id);
+        }
+    }
+
+    /// An instance has used more than it may. It has failed, whatever it says, and is ended.
+    fn on_excess(&mut self, id: InstanceId, reason: String) {
+        self.on_said(id, &LifecycleEvent::Failure(reason), Fold::on_said);
+        if let Some(known) = self.known.get(&id) {
+            known.order(Order::Kill);
         }
     }
 
@@ -212,12 +248,12 @@ impl Supervisor {
         }
     }
 
-    /// A change of the schedule to all ends of the data network that belong to these classes.
-    fn change(&mut self, classes: &[u16], what: Change, done: &TaskTrackerToken) {
+    /// A change of the schedule to all ends of the data network that it concerns.
+    fn change(&mut self, whom: &Concerned, what: Change, done: &TaskTrackerToken) {
         let assignment = Arc::clone(&self.context.assignment);
         let concerned = self.known.values().filter(|known| {
             let alone = assignment.nat(known.place).is_none();
-            classes.contains(&known.place.group)
+            whom.contains(known.place)
                 && assignment.front(known.place) == known.place.id
                 && !(alone && known.ended)
         });
@@ -263,6 +299,8 @@ impl Supervisor {
     }
 
     pub(super) fn on_link_failed(&mut self, id: InstanceId, reason: String, fault_of_plan: bool) {
+        // Configurations are carried out once more after a restart of the worker, perhaps among others in between.
+        let fault_of_plan = fault_of_plan && self.context.adoption.is_none();
         let reason = format!("network configuration of instance {id}: {reason}");
         self.context.events.add("network_failed", reason.clone(), self.whom(id));
         if let Some(known) = self.known.get_mut(&id) {

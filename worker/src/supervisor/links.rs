@@ -8,6 +8,7 @@ use std::time::Duration;
 use groundswell_common::chain::Chain;
 use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::link::NetworkConfig;
+use groundswell_common::nat::NatKind;
 use ipnet::Ipv4Net;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -43,6 +44,8 @@ pub(crate) enum Change {
     Rebind,
     /// It has another address.
     Readdress,
+    /// The NAT is of another kind, or of its own again.
+    Become(Option<NatKind>),
 }
 
 /// What has the address.
@@ -108,6 +111,7 @@ impl Link {
                 let changed = match what {
                     Change::Rebind => self.rebind().await,
                     Change::Readdress => self.readdress().await,
+                    Change::Become(kind) => self.become_kind(kind).await,
                 };
                 let failed = |(reason, _)| {
                     Note::ScheduleFailed(format!("schedule: instance {}: {reason}", self.id))
@@ -166,6 +170,13 @@ impl Link {
         match &self.holder {
             Holder::Instance(_) => Ok(()),
             Holder::Nat(nat) => nat.rebind().await.map_err(runtime_failed),
+        }
+    }
+
+    async fn become_kind(&self, kind: Option<NatKind>) -> Result<(), Failed> {
+        match &self.holder {
+            Holder::Instance(_) => Ok(()),
+            Holder::Nat(nat) => nat.become_kind(kind).await.map_err(runtime_failed),
         }
     }
 

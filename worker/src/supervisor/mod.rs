@@ -31,13 +31,18 @@ use crate::parts::ShareSync;
 use crate::runtime::Runtime;
 use crate::sync::SyncEvent;
 
+mod adopt;
 mod claims;
 mod collect;
 mod context;
+mod datasets;
+mod excess;
 mod expose;
+mod fate;
 mod hear;
 mod known;
 mod links;
+mod load;
 mod member;
 mod nats;
 mod outside;
@@ -47,9 +52,11 @@ mod probes;
 mod remove;
 mod schedule;
 
+use adopt::Adoption;
 use context::{Context, Note};
 pub(crate) use context::{Directive, Host, key};
 use known::Known;
+use load::Load;
 use member::Order;
 use phase::{Command, Event, Machine, Phase};
 use prepare::Unprepared;
@@ -85,9 +92,17 @@ pub(crate) async fn supervise(
             return remove::refuse(&host, &assignment, directive, no_runtime(&assignment)).await;
         };
         if crate::reap::was_started(&host.state_dir, &assignment.run, assignment.attempt) {
-            return remove::orphaned(&host, &assignment, directive).await;
+            return match adopt::find(&host, &assignment) {
+                Ok(adoption) => {
+                    let adoption = Some(adoption);
+                    Supervisor::new(host, epoch, assignment, runtime, directive, adoption)
+                        .run()
+                        .await;
+                }
+                Err(why) => remove::orphaned(&host, &assignment, directive, &why).await,
+            };
         }
-        Supervisor::new(host, epoch, assignment, runtime, directive).run().await;
+        Supervisor::new(host, epoch, assignment, runtime, directive, None).run().await;
     };
     life.instrument(span).await;
 }
@@ -106,6 +121,8 @@ struct Supervisor {
     notes: mpsc::Receiver<Note>,
     sync: Option<Arc<dyn ShareSync>>,
     sync_events: Option<mpsc::Receiver<SyncEvent>>,
+    /// What the log had about instances that are still being adopted.
+    early: Vec<SyncEvent>,
     known: BTreeMap<InstanceId, Known>,
     left: usize,
     to_let_go: usize,
@@ -150,6 +167,7 @@ impl Supervisor {
         assignment: Arc<Assignment>,
         runtime: Arc<dyn Runtime>,
         mut directive: watch::Receiver<Directive>,
+        adoption: Option<Adoption>,
     ) -> Self {
         directive.mark_changed();
         let spool = crate::reap::spool(&host.state_dir, &assignment.run, assignment.attempt);
@@ -171,6 +189,8 @@ impl Supervisor {
             assignment.instances().map(|place| (place.id, Known::new(place))).collect();
         let now = Instant::now().into_std();
         let probes = Probes::new(&assignment);
+        let sizes: Vec<u32> = assignment.groups.iter().map(|group| group.instances).collect();
+        let strikes = assignment.network.strikes(assignment.seed, &sizes);
         let mut this = Self {
             machine: Machine::new(assignment.limits, now),
             left: known.len(),
@@ -190,12 +210,17 @@ impl Supervisor {
                 servers: TaskTracker::new(),
                 end: CancellationToken::new(),
                 probes,
+                load: Load::default(),
                 outside: OnceLock::new(),
+                datasets: OnceLock::new(),
+                strikes,
+                adoption,
             }),
             directive,
             notes,
             sync: None,
             sync_events: None,
+            early: Vec::new(),
             settling: BTreeSet::new(),
             gone: Vec::new(),
             steps: JoinSet::new(),
@@ -208,7 +233,10 @@ impl Supervisor {
             doing: String::new(),
             progress_told: None,
         };
-        let (context, abort) = (Arc::clone(&this.context), this.abort.clone());
+        // Instances that run already are taken over in any case: whoever wants their end has to reach them.
+        let adopts = this.context.adoption.is_some();
+        let abort = if adopts { CancellationToken::new() } else { this.abort.clone() };
+        let context = Arc::clone(&this.context);
         let prepare = async move { Step::Prepared(prepare::prepare(context, abort).await) };
         this.steps.spawn(prepare.in_current_span());
         this
@@ -216,6 +244,11 @@ impl Supervisor {
 
     async fn run(mut self) {
         info!(instances = self.left, "share assigned");
+        if let Some(adoption) = &self.context.adoption {
+            let text = adoption.text(&self.context.host);
+            self.context.events.add("worker_restarted", text.clone(), None);
+            self.warning(text);
+        }
         while self.machine.phase() != Phase::Gone {
             let input = self.next().await;
             self.take(input);
@@ -342,10 +375,26 @@ impl Supervisor {
     fn start(&mut self) {
         self.context.events.add("start", "the start record was seen", None);
         Probes::start(&self.context);
-        self.order_all(Order::Start);
-        let schedule = schedule::play(Arc::clone(&self.context), Instant::now());
+        Load::start(&self.context);
+        let began = self.started();
+        self.order_all(Order::Start(began));
+        let narrative = schedule::play_narrative(Arc::clone(&self.context), began);
+        let schedule = schedule::play(Arc::clone(&self.context), began);
+        let schedule = async {
+            tokio::join!(schedule, narrative);
+        };
         self.schedule = Some(self.effects.spawn(schedule.in_current_span()));
         self.check_let_go();
+    }
+
+    /// When the instances were let go, be it by an earlier life of this worker.
+    fn started(&self) -> Instant {
+        let (now, Context { adoption, host, assignment, .. }) = (Instant::now(), &*self.context);
+        if let Some(since) = adoption.as_ref().and_then(|adoption| adoption.since_start) {
+            return now.checked_sub(since).unwrap_or(now);
+        }
+        crate::reap::note_start(&host.state_dir, &assignment.run, assignment.attempt);
+        now
     }
 
     fn check_let_go(&mut self) {

@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use groundswell_common::ids::InstanceId;
-use groundswell_common::messages::{Assignment, InstancePlace};
+use groundswell_common::messages::{Assignment, InstancePlace, places};
+use groundswell_common::nat::NatPlan;
 use groundswell_common::network::DataPath;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -16,7 +17,7 @@ use super::Context;
 use super::prepare::{MTU, Unprepared};
 use crate::network::nat::TreeSpec;
 use crate::network::wire::WireSpec;
-use crate::network::{Attachment, NetworkError};
+use crate::network::{Attachment, Network, NetworkError};
 use crate::runtime::{Behind, Nat};
 
 /// How long the routers of one NAT may take to go.
@@ -148,5 +149,30 @@ async fn make_one(
     let attachment =
         Attachment { run: assignment.run.clone(), instance: front.id, device, address };
     context.network().attach(attachment).await?;
+    lead(context.network().as_ref(), assignment, front).await?;
     Ok((front.id, nat))
+}
+
+/// Tells the data network of the NATs that other workers make.
+pub(super) async fn lead_to_others(context: &Context) -> Result<(), Unprepared> {
+    let assignment = &context.assignment;
+    let away = assignment.peers.iter().flat_map(|peer| places(&peer.share));
+    for front in away.filter(|place| assignment.front(*place) == place.id) {
+        lead(context.network().as_ref(), assignment, front).await?;
+    }
+    Ok(())
+}
+
+/// Leads IPv6 to those behind the NAT whose front this is, if it is one and routes it.
+async fn lead(
+    network: &dyn Network,
+    assignment: &Assignment,
+    front: InstancePlace,
+) -> Result<(), NetworkError> {
+    if !assignment.nat(front).is_some_and(NatPlan::routes_ipv6) {
+        return Ok(());
+    }
+    let behind = (0..size(assignment, front)).map(|one| InstanceId(front.id.0 + one));
+    let behind = behind.map(|one| assignment.address(one)).collect();
+    network.lead(&assignment.run, front.id, behind).await
 }

@@ -23,6 +23,8 @@ use crate::network::NetworkError;
 use crate::network::egress::routes::{self, Routes};
 use crate::network::egress::{DEFAULT_RATE_BPS, Grant};
 use crate::network::wire::NameSockets;
+use crate::parts::{UnknownServer, addresses_of};
+use crate::runtime::Instance;
 
 /// Who tells this host names.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -57,6 +59,7 @@ impl Outside {
             }
             .into());
         }
+        protect(context).await?;
         let known = Known {
             run: assignment.run.clone(),
             directory: Directory::new(assignment, &addresses),
@@ -67,11 +70,13 @@ impl Outside {
             |err: io::Error| Unprepared::host(format!("failed to answer for names: {err}"));
         let (names, serving) = Names::new(known, context.end.clone()).map_err(failed)?;
         context.servers.spawn(serving);
-        let here = network.overlay_address().map_or(Ipv4Addr::LOCALHOST.into(), |one| one.ip());
+        // Whatever carries this run's packets: whoever wants to reach an exposed port is somewhere else.
+        let here = context.host.parts.network.overlay_address();
+        let here = here.map_or(Ipv4Addr::LOCALHOST.into(), |one| one.ip());
         Ok(Self { names, groups, here, exposed: Mutex::default() })
     }
 
-    /// Serves an instance that is attached: its names, its way out, its exposed ports.
+    /// Serves an instance that is attached: its names, its way out.
     pub(super) async fn admit(
         &self,
         context: &Context,
@@ -102,25 +107,29 @@ impl Outside {
         if routed {
             way.lead(routes).map_err(refused)?;
         }
-        self.expose(context, place, control).await?;
         Ok(way)
     }
 
-    async fn expose(
+    /// Makes the exposed ports of an instance reachable at this worker.
+    pub(super) async fn expose(
         &self,
         context: &Context,
         place: InstancePlace,
-        control: &OwnedFd,
+        instance: &Arc<dyn Instance>,
     ) -> Result<(), Unprepared> {
-        for (label, port) in &context.assignment.options.exposed_ports {
+        let ports = &context.assignment.options.exposed_ports;
+        if !ports.is_empty() {
+            // What does not work is told here, and not by connections that end at once.
+            drop(instance.socket().await?);
+        }
+        for (label, port) in ports {
             let refused = |err: io::Error| {
                 Unprepared::host(format!("failed to expose port `{label}` of {}: {err}", place.id))
             };
             let port: u16 = port.parse().map_err(io::Error::other).map_err(refused)?;
-            let inside = control.try_clone().map_err(refused)?;
-            let (address, serving) = expose::listen(self.here, inside, port, context.end.clone())
-                .await
-                .map_err(refused)?;
+            let (instance, end) = (Arc::clone(instance), context.end.clone());
+            let listening = expose::listen(self.here, instance, port, end).await;
+            let (address, serving) = listening.map_err(refused)?;
             context.servers.spawn(serving);
             let whom = Whom { group: context.group(place).to_owned(), instance: place.id };
             let text = format!("port {port} ({label}) is at {address}");
@@ -177,6 +186,18 @@ impl Way {
         self.routes = to;
         Ok(())
     }
+}
+
+/// Keeps all instances from the servers that this worker depends on: those it is told, and those that NATS itself
+/// says it consists of. A name of the latter that means nothing here is not used here either.
+async fn protect(context: &Context) -> Result<(), Unprepared> {
+    let unknown = |err: UnknownServer| Unprepared::host(Chain(&err).to_string());
+    let mut hosts = context.host.parts.servers.addresses().await.map_err(unknown)?;
+    for node in context.host.bus.nodes() {
+        hosts.extend(addresses_of(&node).await.unwrap_or_default());
+    }
+    context.network().protect(&hosts);
+    Ok(())
 }
 
 /// The addresses of every host that is named, each as a network of its own.

@@ -19,23 +19,27 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info_span, warn};
 
+use super::excess::Allowance;
+use super::fate::Fate;
 use super::member::{Member, ORDERS};
 use super::outside::{Outside, Way};
-use super::{Context, Note, nats};
+use super::{Context, Note, adopt, nats};
 use crate::images::ImageError;
-use crate::logs::{LastLines, Stream};
+use crate::logs::{self, LastLines, Stream};
 use crate::network::links::Links;
 use crate::network::overlay::{Others, SealSpec};
 use crate::network::wire::WireSpec;
 use crate::network::{Attachment, NetworkError};
 use crate::parts::{MetricsSource, ShareSync};
-use crate::runtime::{Created, Instance, InstanceLabels, InstanceSpec, RuntimeError};
-use crate::sync::{LifecycleEvent, SyncSpec};
+use crate::runtime::{Created, INCARNATION, Instance, InstanceLabels, InstanceSpec, RuntimeError};
+use crate::sync::{LifecycleEvent, SyncLimits, SyncSpec, connections};
 
 /// Largest packet of the data interface.
 pub(super) const MTU: u16 = 1500;
 /// How often an image is fetched before that counts as failed.
 const FETCHES: u32 = 5;
+/// The bits of an epoch that tell the lives of a worker from each other in the data network.
+const LIVES: u64 = (1 << 24) - 1;
 /// Names an SDK may look up; all of them are served inside the instance's own namespace.
 const LOCAL_NAMES: [&str; 4] =
     ["testground-sync-service", "testground-redis", "testground-influxdb", "influxdb"];
@@ -80,13 +84,22 @@ pub(crate) async fn prepare(
     for text in context.runtime.missing() {
         context.tell(Note::Warning(text)).await;
     }
-    let opened = abort.run_until_cancelled(open(&context)).await;
+    let prepared = prepare_all(&context, abort).await;
+    if prepared.is_err() && context.adoption.is_some() {
+        // Those that nobody has taken would run on, and nobody would see it.
+        adopt::give_up(&context.host, &context.assignment).await;
+    }
+    prepared
+}
+
+async fn prepare_all(context: &Arc<Context>, abort: CancellationToken) -> Result<(), Unprepared> {
+    let opened = abort.run_until_cancelled(open(context)).await;
     let Some(sync) = opened.transpose()? else { return Err(aborted()) };
-    nats::make(&context, &abort).await?;
-    create_all(&context, &sync, &abort).await?;
-    context.outside.get().inspect(|outside| outside.tell(&context));
+    nats::make(context, &abort).await?;
+    create_all(context, &sync, &abort).await?;
+    context.outside.get().inspect(|outside| outside.tell(context));
     let ready = async {
-        mark_started(&context)?;
+        mark_started(context)?;
         let ids: Vec<_> = context.assignment.instances().map(|place| place.id).collect();
         sync.network_ready(&ids).await;
         Ok(())
@@ -103,13 +116,18 @@ async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
     std::fs::create_dir_all(&context.spool).map_err(|err| {
         Unprepared::host(format!("failed to create `{}`: {err}", context.spool.display()))
     })?;
+    if let Err(err) = &context.strikes {
+        return Err(Unprepared { reason: err.to_string(), fault_of_plan: true });
+    }
     let network = context.network();
     network.check(&assignment.network).await?;
     fetch_images(context).await?;
+    super::datasets::fetch(context).await?;
     nats::check(context)?;
     network.open(&assignment.run, assignment.subnet, assignment.seed).await?;
     if !assignment.peers.is_empty() {
         network.connect(&assignment.run, others(context)?).await?;
+        nats::lead_to_others(context).await?;
     }
     if let Some(links) = Links::of(assignment) {
         network.relink(&assignment.run, Arc::new(links)).await?;
@@ -126,6 +144,8 @@ async fn open(context: &Context) -> Result<Arc<dyn ShareSync>, Unprepared> {
         epoch: context.epoch,
         workers: assignment.workers.clone(),
         total_instances: assignment.total_instances,
+        connections: Some(context.spool.join(connections::FILE)),
+        limits: SyncLimits::of(&assignment.options.quotas),
     };
     let host = &context.host;
     let opened = host.parts.sync.open(host.bus.clone(), spec, &host.tasks).await;
@@ -153,7 +173,10 @@ fn others(context: &Context) -> Result<Others, Unprepared> {
         Some(secret) => Some(SealSpec { secret: secret.clone(), sender: sender(context)? }),
         None => None,
     };
-    Ok(Others { key: assignment.network_key, attempt: assignment.attempt, workers, seal })
+    // Epochs rise, and a run does not see millions of them.
+    let life = u32::try_from(context.epoch.0 & LIVES).unwrap_or(u32::MAX);
+    let again = context.adoption.is_some().then_some(life);
+    Ok(Others { key: assignment.network_key, attempt: assignment.attempt, workers, seal, again })
 }
 
 /// This worker's number among the run's workers, and the attempt, in one word.
@@ -249,7 +272,11 @@ async fn create(
         })?;
         let spec = spec(&context, place, &directory);
         let labels = spec.labels.clone();
-        let created = context.runtime.create(spec).await?;
+        let created = match &context.adoption {
+            Some(_) => adopt::take(&context, &labels).await?,
+            None => context.runtime.create(spec).await?,
+        };
+        adopt::deposit(&context, place.id, &created).await;
         connect(&context, &sync, place, labels, &directory, created).await
     };
     let (member, way) = prepared.instrument(info_span!(parent: &span, "prepare")).await?;
@@ -260,11 +287,15 @@ async fn create(
     context.members.spawn(
         async move {
             member.run(inbox).await;
+            adopt::forget(&counted, place.id).await;
             counted.host.count(-1);
         }
         .instrument(span),
     );
     context.tell(Note::Ready { id: place.id, orders, instance, way }).await;
+    if context.adoption.as_ref().is_some_and(|adoption| adoption.cut.contains(&place.id)) {
+        context.tell(Note::Cut { id: place.id }).await;
+    }
     Ok(())
 }
 
@@ -285,7 +316,10 @@ async fn connect(
         if let Some(device) = created.wired.device {
             attach(context, place.id, device).await?;
         }
-        outside.admit(context, place, created.wired.names, &created.wired.control).await
+        let way =
+            outside.admit(context, place, created.wired.names, &created.wired.control).await?;
+        outside.expose(context, place, &instance).await?;
+        Ok(way)
     };
     let way = match attached.await {
         Ok(way) => way,
@@ -293,6 +327,7 @@ async fn connect(
             if let Err(err) = instance.remove().await {
                 warn!(error = %Chain(&err), instance = %place.id, "instance not removed");
             }
+            adopt::forget(context, place.id).await;
             return Err(unprepared);
         }
     };
@@ -304,6 +339,11 @@ async fn connect(
     let mut pumps = JoinSet::new();
     let mut said =
         assignment.options.outcome_from_stdout.then(|| hear(&mut pumps, context, place.id));
+    if said.is_some() && context.adoption.is_some() {
+        for event in logs::printed(&directory.join("stdout.log")) {
+            context.tell(Note::Printed { id: place.id, event }).await;
+        }
+    }
     for (pipe, stderr) in [(created.stdout, false), (created.stderr, true)] {
         let stream = Stream {
             file: directory.join(if stderr { "stderr.log" } else { "stdout.log" }),
@@ -327,6 +367,8 @@ async fn connect(
         notes: context.notes.clone(),
         starts: context.host.turns(context.runtime.kind()),
         control: created.wired.control,
+        allowance: Allowance { directory: directory.to_owned(), quotas: assignment.options.quotas },
+        fate: Fate::of(context, place),
         running: false,
         over: false,
     };
@@ -365,6 +407,11 @@ fn spec(context: &Context, place: InstancePlace, directory: &Path) -> InstanceSp
     let group = &assignment.groups[usize::from(place.group)];
     let hosts: BTreeMap<String, Ipv4Addr> =
         LOCAL_NAMES.iter().map(|name| ((*name).to_owned(), Ipv4Addr::LOCALHOST)).collect();
+    let again = assignment.network.narrative.starts_again(place.group);
+    let mut env = (context.host.parts.env)(assignment, place);
+    if again {
+        env.insert(INCARNATION.to_owned(), "0".to_owned());
+    }
     InstanceSpec {
         labels: InstanceLabels {
             run: assignment.run.clone(),
@@ -378,10 +425,11 @@ fn spec(context: &Context, place: InstancePlace, directory: &Path) -> InstanceSp
             in_group: place.in_group,
         },
         image: group.image.clone(),
-        env: (context.host.parts.env)(assignment, place),
+        env,
         hostname: assignment.hostname(place.id),
         outputs: directory.join("outputs"),
         temp: directory.join("temp"),
+        datasets: super::datasets::binds(context, group),
         hosts,
         resources: group.resources.clone(),
         ulimits: assignment.options.ulimits.clone(),
@@ -393,6 +441,8 @@ fn spec(context: &Context, place: InstancePlace, directory: &Path) -> InstanceSp
         },
         behind: context.nats.behind(assignment, place),
         keep: assignment.options.keep_containers,
+        read_only_root: assignment.options.read_only_root,
+        again,
     }
 }
 
@@ -408,8 +458,14 @@ fn directories(context: &Context, place: InstancePlace) -> io::Result<std::path:
 }
 
 /// Writes down that instances of this attempt may run from here on: after a crash of the worker they are
-/// counted as lost and never started a second time.
+/// never started a second time.
 fn mark_started(context: &Context) -> Result<(), Unprepared> {
+    if context.adoption.is_some() {
+        return Ok(());
+    }
+    let failed =
+        |err: io::Error| Unprepared::host(format!("failed to write the start journal: {err}"));
+    adopt::prepare(context).map_err(failed)?;
     crate::reap::mark(&context.host.state_dir, &context.assignment.run, context.assignment.attempt)
-        .map_err(|err| Unprepared::host(format!("failed to write the start journal: {err}")))
+        .map_err(failed)
 }

@@ -1,7 +1,6 @@
 //! Instances that probe each other while the run goes: a few pairs, chosen by the run's seed, ask each
 //! other five times a second how long the way takes, and compare it with what is configured.
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,11 +15,12 @@ use super::Context;
 use crate::network::Expected;
 use crate::network::probe::{self, Message, ProbeEnd, ProbeSocket};
 use crate::network::wire::Wired;
+use asked::{Asked, Ways};
+
+mod asked;
 
 /// How often each pair is asked.
 const EVERY: Duration = Duration::from_millis(200);
-/// An answer that is later than this beyond what is configured is lost.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The probing ends on this worker, and what they have found.
 #[derive(Debug)]
@@ -63,10 +63,7 @@ impl Probes {
                 id,
                 asks,
                 local: asks.is_some_and(|to| here.contains(&to)),
-                number: 0,
-                open: BTreeMap::new(),
-                unsettled: ProbeReport::default(),
-                found: ProbeReport::default(),
+                asked: Asked::default(),
             };
             let serve = end.serve(socket);
             context.servers.spawn(
@@ -91,13 +88,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A probe that waits for its answer.
-#[derive(Debug, Clone, Copy)]
-struct Open {
-    expected: Expected,
-    until: Instant,
-}
-
 /// One instance's end.
 struct End {
     context: Arc<Context>,
@@ -106,12 +96,7 @@ struct End {
     asks: Option<InstanceId>,
     /// Whether that one is on this worker: then all that could keep it from answering is known.
     local: bool,
-    number: u32,
-    open: BTreeMap<u32, Open>,
-    /// Probes without an answer that count once a later one is answered: until then the other instance may
-    /// have ended.
-    unsettled: ProbeReport,
-    found: ProbeReport,
+    asked: Asked,
 }
 
 impl End {
@@ -131,50 +116,36 @@ impl End {
                 }
             }
         }
-        self.found.pairs = u64::from(self.found.sent > 0);
-        lock(&self.context.probes.found).merge(&self.found);
+        lock(&self.context.probes.found).merge(&self.asked.end());
         Ok(())
     }
 
+    /// What is configured for a packet to `to`; absent when it does not pass.
     fn expected(&self, to: InstanceId) -> Option<Expected> {
         self.context.network().expected(&self.context.assignment.run, self.id, to)
     }
 
-    /// Asks, and gives up those that were asked too long ago.
+    /// What is configured for a probe to `to` and for its answer.
+    fn ways(&self, to: InstanceId) -> Option<Ways> {
+        let run = &self.context.assignment.run;
+        let back = || self.context.network().expected(run, to, self.id);
+        let back = if self.local { back() } else { None };
+        Some(Ways { there: self.expected(to)?, back })
+    }
+
     fn ask(&mut self, socket: &ProbeEnd) {
-        let now = Instant::now();
         let Some(to) = self.asks else { return };
-        let late: Vec<u32> = self
-            .open
-            .iter()
-            .filter(|(_, open)| open.until <= now)
-            .map(|(number, _)| *number)
-            .collect();
-        for open in late.iter().filter_map(|number| self.open.remove(number)).collect::<Vec<_>>() {
-            self.give_up(to, &open);
-        }
-        let Some(expected) = self.expected(to) else { return };
-        self.number += 1;
-        let until = now + PATIENCE + expected.delay.unwrap_or(PATIENCE) * 2;
-        self.open.insert(self.number, Open { expected, until });
+        let Some((number, address)) = self.asked.ask(self.ways(to), Instant::now()) else { return };
         let message = Message {
             answer: false,
-            number: self.number,
+            number,
             from: self.id.0,
             to: to.0,
             asked: probe::now(),
             held: Duration::ZERO,
             back: None,
         };
-        socket.send(&message, expected.to);
-    }
-
-    fn give_up(&mut self, to: InstanceId, open: &Open) {
-        // Under another configuration it may be lost on purpose.
-        if self.local && self.expected(to) == Some(open.expected) {
-            self.count_in_unsettled(to, open.expected);
-            self.unsettled.lost += 1;
-        }
+        socket.send(&message, address);
     }
 
     fn take(&mut self, socket: &ProbeEnd, arrived: (Message, std::net::Ipv4Addr, Duration)) {
@@ -192,28 +163,8 @@ impl End {
 
     fn answered(&mut self, message: &Message, at: Duration) {
         let Some(to) = self.asks else { return };
-        let Some(open) = self.open.remove(&message.number) else { return };
-        if self.expected(to) != Some(open.expected) {
-            return;
-        }
-        self.count_in_unsettled(to, open.expected);
-        self.found.merge(&std::mem::take(&mut self.unsettled));
-        let (Some(there), Some(back)) = (open.expected.delay, message.back) else { return };
+        let ways = self.ways(to);
         let took = at.saturating_sub(message.asked).saturating_sub(message.held);
-        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.found.late.record(nanoseconds(took.saturating_sub(there + back)));
-        let early = nanoseconds((there + back).saturating_sub(took));
-        self.found.earliest_ns = self.found.earliest_ns.max(early);
-    }
-
-    /// Counts a probe, and the chance that it or its answer is lost.
-    fn count_in_unsettled(&mut self, to: InstanceId, there: Expected) {
-        let network = self.context.network();
-        let back = network.expected(&self.context.assignment.run, to, self.id);
-        let kept = (1.0 - there.loss) * (1.0 - back.map_or(0.0, |back| back.loss));
-        self.unsettled.sent += 1;
-        if self.local {
-            self.unsettled.loss_expected += 1.0 - kept;
-        }
+        self.asked.answer(message.number, ways, took, message.back);
     }
 }

@@ -33,7 +33,10 @@ pub(crate) async fn remove(context: Arc<Context>, sync: Option<Arc<dyn ShareSync
     let (run, attempt) = super::key(assignment);
     let removed = tokio::task::spawn_blocking(move || {
         crate::reap::unmark(&state_dir, &run, attempt);
-        std::fs::remove_dir_all(&spool)
+        let removed = crate::trees::remove(&spool);
+        // The run's own directory goes with it, unless another attempt has something there.
+        let _others = spool.parent().map(std::fs::remove_dir);
+        removed
     });
     match removed.await {
         Ok(Ok(())) => {}
@@ -55,14 +58,16 @@ pub(crate) async fn refuse(
     report(host, assignment, ShareEvent::Cleaned);
 }
 
-/// A share whose instances were let go by an earlier life of this worker. They died with it: an instance
-/// of an attempt starts at most once.
+/// A share whose instances were let go by an earlier life of this worker and cannot be gone on with. An instance
+/// of an attempt starts at most once, so they are lost.
 pub(crate) async fn orphaned(
     host: &Host,
     assignment: &Assignment,
     directive: watch::Receiver<Directive>,
+    why: &str,
 ) {
-    let reason = "its worker was restarted while it ran".to_owned();
+    super::adopt::give_up(host, assignment).await;
+    let reason = format!("its worker was restarted while it ran: {why}");
     let lost = |reason: String| InstanceEnd {
         outcome: Outcome::Lost,
         reason,
@@ -73,8 +78,12 @@ pub(crate) async fn orphaned(
         let instances = vec![(place.id, lost(reason.clone()))];
         report(host, assignment, ShareEvent::Ended { instances });
     }
-    let reason = format!("worker {} was restarted during the run", host.worker);
+    let reason = format!("worker {} was restarted during the run: {why}", host.worker);
+    let failed = ShareEvent::CollectFailed { reason: reason.clone() };
     let broken = ShareEvent::Broken { reason, fault_of_plan: false };
+    report(host, assignment, broken.clone());
+    // Nobody need wait for its outputs. The first cause is told again, and changes nothing.
+    report(host, assignment, failed);
     refuse(host, assignment, directive, broken).await;
 }
 

@@ -14,7 +14,10 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::sync::{self, Batch, COORDINATOR, Op, Seen, VERSION, rolling_hash};
 
+use super::requests::Requests;
 use super::tables::{State, Topic};
+
+mod named;
 
 /// How many hashes are kept to compare with what other writers have seen.
 const HASHES_KEPT: usize = 4096;
@@ -87,6 +90,7 @@ pub(crate) struct Log {
     hashes: VecDeque<u64>,
     writers: BTreeMap<WorkerId, Writer>,
     instances: HashMap<u32, Applied>,
+    requests: Requests,
     gone: BTreeMap<InstanceId, String>,
     own_op: u64,
     started: bool,
@@ -105,6 +109,7 @@ impl Log {
             hashes: VecDeque::new(),
             writers: BTreeMap::new(),
             instances: HashMap::new(),
+            requests: Requests::default(),
             gone: BTreeMap::new(),
             own_op: 0,
             started: false,
@@ -215,6 +220,8 @@ impl Log {
                 Op::Start { .. }
                 | Op::Signal(..)
                 | Op::Publish(..)
+                | Op::NamedSignal(..)
+                | Op::NamedPublish(..)
                 | Op::Ready(..)
                 | Op::Configured(..) => {}
             }
@@ -272,7 +279,11 @@ impl Log {
                 self.operation(batch, op, &mut keys, effects)
             };
             if own {
-                if let Op::Signal(_, no, _) | Op::Publish(_, no, _, _) = op {
+                if let Op::Signal(_, no, _)
+                | Op::Publish(_, no, _, _)
+                | Op::NamedSignal(_, no, ..)
+                | Op::NamedPublish(_, no, ..) = op
+                {
                     self.own_op = self.own_op.max(*no);
                 }
                 // Whoever signals hears its ordinal before anyone hears that a barrier was reached by it.
@@ -289,24 +300,23 @@ impl Log {
         effects: &mut Vec<Effect>,
     ) -> Effect {
         match op {
-            Op::Signal(instance, no, key) => {
-                let applied = self.instances.entry(instance.0).or_default();
-                if (batch.epoch, *no) <= applied.op {
-                    return Effect::Settled;
-                }
-                applied.op = (batch.epoch, *no);
-                self.signal(*instance, *key, keys, effects)
+            Op::Signal(instance, no, ..)
+            | Op::Publish(instance, no, ..)
+            | Op::NamedSignal(instance, no, ..)
+            | Op::NamedPublish(instance, no, ..)
+                if self.has_applied(*instance, (batch.epoch, *no)) =>
+            {
+                Effect::Settled
             }
-            Op::Publish(instance, no, key, payload) => {
-                let applied = self.instances.entry(instance.0).or_default();
-                if (batch.epoch, *no) <= applied.op {
-                    return Effect::Settled;
-                }
-                applied.op = (batch.epoch, *no);
-                let Some(topic) = keys.topic(self, *key) else { return Effect::Settled };
-                let position = self.topics[topic].append(*instance, payload);
-                effects.push(Effect::Appended { topic, position });
-                Effect::Published { topic, position }
+            Op::Signal(instance, _, key) => self.signal(*instance, *key, keys, effects),
+            Op::Publish(instance, _, key, payload) => {
+                self.publish(*instance, *key, payload, keys, effects)
+            }
+            Op::NamedSignal(instance, _, key, name) => {
+                self.named_signal(*instance, *key, *name, keys, effects)
+            }
+            Op::NamedPublish(instance, _, key, payload, name) => {
+                self.named_publish(*instance, *key, payload, *name, keys, effects)
             }
             Op::Ready(instance, key) => {
                 let applied = self.instances.entry(instance.0).or_default();
@@ -332,6 +342,30 @@ impl Log {
         }
     }
 
+    /// Whether an operation was applied before; from here on it was.
+    fn has_applied(&mut self, instance: InstanceId, op: (Epoch, u64)) -> bool {
+        let applied = self.instances.entry(instance.0).or_default();
+        if op <= applied.op {
+            return true;
+        }
+        applied.op = op;
+        false
+    }
+
+    fn publish(
+        &mut self,
+        instance: InstanceId,
+        key: u32,
+        payload: &str,
+        keys: &mut BatchKeys<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Effect {
+        let Some(topic) = keys.topic(self, key) else { return Effect::Settled };
+        let position = self.topics[topic].append(instance, payload);
+        effects.push(Effect::Appended { topic, position });
+        Effect::Published { topic, position }
+    }
+
     fn signal(
         &mut self,
         instance: InstanceId,
@@ -350,6 +384,11 @@ impl Log {
 
     fn mark_gone(&mut self, instance: InstanceId, reason: &str) {
         self.gone.entry(instance).or_insert_with(|| reason.to_owned());
+    }
+
+    /// Why an instance is gone, if it is.
+    pub(crate) fn gone(&self, instance: InstanceId) -> Option<&str> {
+        self.gone.get(&instance).map(String::as_str)
     }
 
     /// Parks `waiter` until the state has been signalled `target` times. False if it has been already.
@@ -374,6 +413,12 @@ impl Log {
             Some(index) => self.states[*index].missing(total),
             None => State::default().missing(total),
         }
+    }
+
+    /// The first ten instances that have signalled the state `of` and not `state`, and how many there are.
+    pub(crate) fn absent(&self, state: &str, of: &str) -> (Vec<InstanceId>, u64) {
+        let by_name = |name: &str| self.state_names.get(name).map(|index| &self.states[*index]);
+        by_name(of).map(|of| of.without(by_name(state))).unwrap_or_default()
     }
 
     /// The topic's number, which stays the same for the life of the log.

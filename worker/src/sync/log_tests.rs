@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, WorkerId};
-use groundswell_common::sync::{Batch, COORDINATOR, Op, Seen, VERSION, encode};
+use groundswell_common::sync::{Batch, COORDINATOR, Op, RequestName, Seen, VERSION, encode};
 use proptest::prelude::*;
 
 use super::*;
@@ -106,6 +106,32 @@ fn a_batch_stored_twice_and_an_operation_sent_twice_count_once() {
     let (log, effects) = server.read().expect("a sound log");
     assert_eq!(log.count("s"), 2);
     assert_eq!(effects.iter().filter(|effect| **effect == Effect::Settled).count(), 1);
+}
+
+#[test]
+fn a_named_request_counts_once_for_ever_and_is_answered_each_time() {
+    let name = |number| RequestName { session: 7, number, once: false };
+    let mut server = Server::new();
+    let asked = |no, number| Op::NamedSignal(InstanceId(1), no, 0, name(number));
+    server.append("w1", 1, 1, &["s"], vec![asked(1, 0), asked(2, 3), asked(3, 0)]);
+    server.append("w1", 1, 2, &["s"], vec![asked(4, 3), asked(5, 4)]);
+    let published = |no| Op::NamedPublish(InstanceId(1), no, 0, "1", name(9));
+    server.append("w1", 1, 3, &["t"], vec![published(6), published(7)]);
+    let (log, effects) = server.read().expect("a sound log");
+    assert_eq!(log.count("s"), 3);
+    let answers: Vec<u64> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Signalled { ordinal } => Some(*ordinal),
+            Effect::Published { position, .. } => Some(*position),
+            Effect::Settled
+            | Effect::OwnBatch { .. }
+            | Effect::Passed { .. }
+            | Effect::Appended { .. }
+            | Effect::Started => None,
+        })
+        .collect();
+    assert_eq!(answers, [1, 2, 1, 2, 3, 1, 1]);
 }
 
 #[test]

@@ -6,21 +6,30 @@
 //! lifecycle  what instances say about themselves on `run_events` (pure)
 //! log        the replicated log's state machine (pure), which fills
 //! tables     states and topics (pure)
+//! requests   requests that clients may make again (pure)
+//! meter      how much an instance has asked for (pure)
 //! outbox     what the instances want appended, until it is in the log (pure)
 //! gateway    the handle, and the thread that owns all sockets and the log
 //! kv         writer and follower of the run's KV bucket
+//! connections   who is connected, for the worker's next life
 //! ```
 
+pub(crate) mod connections;
 mod gateway;
 mod kv;
 pub(crate) mod lifecycle;
 mod log;
+mod meter;
 mod outbox;
 mod protocol;
+mod requests;
 mod tables;
 mod websocket;
 
 pub use gateway::{RunSync, SyncError};
+pub use meter::SyncLimits;
+
+use std::path::PathBuf;
 
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::link::{InvalidNetworkConfig, NetworkConfig};
@@ -44,6 +53,10 @@ pub struct SyncSpec {
     pub workers: Vec<WorkerId>,
     /// Instances in the whole run.
     pub total_instances: u32,
+    /// The file in which it is written down who is connected, if anybody may ask.
+    pub connections: Option<PathBuf>,
+    /// What one instance may ask for.
+    pub limits: SyncLimits,
 }
 
 /// What the supervisor of a share hears from its sync, in log order.
@@ -65,6 +78,13 @@ pub enum SyncEvent {
         instance: InstanceId,
         /// The configuration, or why it cannot be carried out.
         config: Result<NetworkConfig, InvalidNetworkConfig>,
+    },
+    /// An instance has asked for more than it may. Its calls are answered with an error from here on.
+    Excess {
+        /// Which instance.
+        instance: InstanceId,
+        /// What was too much.
+        reason: String,
     },
     /// Something people should know, without consequence for the outcome.
     Warning(String),
@@ -102,6 +122,9 @@ pub enum LifecycleEvent {
     },
 }
 
+/// Begins the reason of an instance that the run's narrative has ended for good.
+pub(crate) const FELLED: &str = "killed by the narrative";
+
 /// A barrier an instance waits in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
@@ -115,4 +138,16 @@ pub struct Waiting {
     pub missing: Vec<InstanceId>,
     /// How many are missing in all.
     pub missing_total: u64,
+    /// Those of the missing that the run's narrative has ended for good, and when.
+    pub felled: Vec<(InstanceId, String)>,
+}
+
+impl Waiting {
+    /// A missing instance, and why it is if that is known.
+    pub(crate) fn name(&self, missing: InstanceId) -> String {
+        match self.felled.iter().find(|(id, _)| *id == missing) {
+            Some((id, reason)) => format!("{id} [{reason}]"),
+            None => missing.to_string(),
+        }
+    }
 }

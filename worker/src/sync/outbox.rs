@@ -7,7 +7,9 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use groundswell_common::ids::{Epoch, InstanceId, WorkerId};
-use groundswell_common::sync::{self, Batch, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, Seen, VERSION};
+use groundswell_common::sync::{
+    self, Batch, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, RequestName, Seen, VERSION,
+};
 
 /// About what an operation takes in a batch beside its payload.
 const OP_BYTES: usize = 16;
@@ -24,11 +26,21 @@ pub(crate) struct Caller {
 /// What is to be appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wish {
-    Signal,
-    Publish(String),
+    Signal(Option<RequestName>),
+    Publish(String, Option<RequestName>),
     Ready,
     Configured(u64),
     Gone(String),
+}
+
+impl Wish {
+    /// The length of the text in it.
+    fn len(&self) -> usize {
+        match self {
+            Self::Publish(text, _) | Self::Gone(text) => text.len(),
+            Self::Signal(_) | Self::Ready | Self::Configured(_) => 0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -70,6 +82,11 @@ pub(crate) struct Outbox {
 impl Outbox {
     pub(crate) fn new(writer: WorkerId, epoch: Epoch) -> Self {
         Self { writer, epoch, last_no: 0, last_op: 0, drafts: VecDeque::new(), flying: None }
+    }
+
+    /// About what an operation takes in the log.
+    pub(crate) fn price(key: &str, wish: &Wish) -> usize {
+        OP_BYTES + key.len() + wish.len()
     }
 
     pub(crate) fn push(
@@ -114,8 +131,12 @@ impl Outbox {
             .ops
             .iter()
             .map(|Pending { instance, key, wish, .. }| match wish {
-                Wish::Signal => Op::Signal(*instance, number(), *key),
-                Wish::Publish(payload) => Op::Publish(*instance, number(), *key, payload),
+                Wish::Signal(None) => Op::Signal(*instance, number(), *key),
+                Wish::Signal(Some(name)) => Op::NamedSignal(*instance, number(), *key, *name),
+                Wish::Publish(payload, None) => Op::Publish(*instance, number(), *key, payload),
+                Wish::Publish(payload, Some(name)) => {
+                    Op::NamedPublish(*instance, number(), *key, payload, *name)
+                }
                 Wish::Ready => Op::Ready(*instance, *key),
                 Wish::Configured(which) => Op::Configured(*instance, *which, *key),
                 Wish::Gone(reason) => Op::Gone { instance: *instance, reason },
@@ -166,11 +187,7 @@ impl Draft {
 
     fn push(&mut self, instance: InstanceId, key: &str, wish: Wish, caller: Option<Caller>) {
         let key = self.number(key);
-        self.bytes += OP_BYTES
-            + match &wish {
-                Wish::Publish(text) | Wish::Gone(text) => text.len(),
-                Wish::Signal | Wish::Ready | Wish::Configured(_) => 0,
-            };
+        self.bytes += OP_BYTES + wish.len();
         self.ops.push(Pending { instance, key, wish, caller });
     }
 
@@ -201,10 +218,10 @@ mod tests {
     #[test]
     fn one_batch_flies_while_the_next_gathers() {
         let mut outbox = outbox();
-        outbox.push(InstanceId(1), "states:a", Wish::Signal, Some(caller("1")));
+        outbox.push(InstanceId(1), "states:a", Wish::Signal(None), Some(caller("1")));
         let first = outbox.take(Seen::default(), 0).expect("a batch");
-        outbox.push(InstanceId(1), "states:a", Wish::Signal, Some(caller("2")));
-        outbox.push(InstanceId(2), "topics:b", Wish::Publish("1".into()), Some(caller("3")));
+        outbox.push(InstanceId(1), "states:a", Wish::Signal(None), Some(caller("2")));
+        outbox.push(InstanceId(2), "topics:b", Wish::Publish("1".into(), None), Some(caller("3")));
         assert_eq!(outbox.take(Seen::default(), 0), None);
         assert_eq!(outbox.answered(), Some(caller("1")));
         outbox.landed(first.no);
@@ -223,7 +240,7 @@ mod tests {
         let mut outbox = outbox();
         let payload = "x".repeat(200 * 1024);
         for _ in 0..4 {
-            outbox.push(InstanceId(1), "topics:t", Wish::Publish(payload.clone()), None);
+            outbox.push(InstanceId(1), "topics:t", Wish::Publish(payload.clone(), None), None);
         }
         let first = outbox.take(Seen::default(), 0).expect("a batch");
         assert_eq!(sync::decode(&first.value).expect("readable").ops.len(), 3);
@@ -233,10 +250,10 @@ mod tests {
     #[test]
     fn all_who_wait_are_told_when_nothing_will_come() {
         let mut outbox = outbox();
-        outbox.push(InstanceId(1), "s", Wish::Signal, Some(caller("1")));
+        outbox.push(InstanceId(1), "s", Wish::Signal(None), Some(caller("1")));
         outbox.take(Seen::default(), 0).expect("a batch");
         outbox.push(InstanceId(1), "s", Wish::Ready, None);
-        outbox.push(InstanceId(1), "s", Wish::Signal, Some(caller("2")));
+        outbox.push(InstanceId(1), "s", Wish::Signal(None), Some(caller("2")));
         assert_eq!(outbox.abandon(), [caller("1"), caller("2")]);
         assert!(outbox.is_empty());
     }

@@ -9,10 +9,18 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use groundswell_common::ids::InstanceId;
 use groundswell_common::sync::MAX_PAYLOAD_BYTES;
 
 /// The id of a response no client waits for: it resets the one-hour timer of the Go SDK.
 pub(crate) const KEEP_ALIVE_ID: &str = "\"18446744073709551615\"";
+
+/// Longest name of a state or topic. All of a batch's names have to fit into one message of the bus.
+const MAX_KEY_BYTES: usize = 4096;
+/// Longest id of a request; it is kept until the request is answered.
+const MAX_ID_BYTES: usize = 1024;
+/// How much of a wrong key is said back.
+const SHOWN_KEY_BYTES: usize = 256;
 
 /// What a client asks for. `id` is the JSON string it sent, quotes included, and is echoed as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,15 +33,32 @@ pub(crate) struct Request<'a> {
 /// lost the run's prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call<'a> {
-    Publish { topic: Cow<'a, str>, payload: &'a str },
-    Subscribe { topic: Cow<'a, str> },
-    Barrier { state: Cow<'a, str>, target: u64 },
-    Signal { state: Cow<'a, str> },
+    Publish {
+        topic: Cow<'a, str>,
+        payload: &'a str,
+    },
+    Subscribe {
+        topic: Cow<'a, str>,
+        after: u64,
+    },
+    Barrier {
+        state: Cow<'a, str>,
+        target: u64,
+    },
+    Signal {
+        state: Cow<'a, str>,
+        once: bool,
+    },
+    /// How far a state has come, and who of those that signalled `of` has not signalled it.
+    Inspect {
+        state: Cow<'a, str>,
+        of: Cow<'a, str>,
+    },
     Cancel,
     Refused(String),
 }
 
-/// A message that is not JSON. The connection ends with code 1007.
+/// A message that is not JSON, or has an id beyond all measure. The connection ends with code 1007.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
@@ -51,6 +76,8 @@ struct WireRequest<'a> {
     barrier: Option<WireBarrier<'a>>,
     #[serde(borrow, default)]
     signal_entry: Option<WireState<'a>>,
+    #[serde(borrow, default)]
+    inspect: Option<WireInspect<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -65,12 +92,27 @@ struct WirePublish<'a> {
 struct WireTopic<'a> {
     #[serde(borrow)]
     topic: Cow<'a, str>,
+    /// How many items to leave out. Groundswell's own.
+    #[serde(default)]
+    after: u64,
 }
 
 #[derive(Deserialize)]
 struct WireState<'a> {
     #[serde(borrow)]
     state: Cow<'a, str>,
+    /// Whether it counts at most once for the instance. Groundswell's own.
+    #[serde(default)]
+    once: bool,
+}
+
+/// Groundswell's own.
+#[derive(Deserialize)]
+struct WireInspect<'a> {
+    #[serde(borrow)]
+    state: Cow<'a, str>,
+    #[serde(borrow)]
+    of: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +126,7 @@ struct WireBarrier<'a> {
 /// Reads one message. `prefix` is `run:<R>:plan:<P>:case:<C>:`.
 pub(crate) fn parse<'a>(message: &'a [u8], prefix: &str) -> Result<Request<'a>, Malformed> {
     match serde_json::from_slice::<WireRequest<'_>>(message) {
+        Ok(wire) if wire.id.is_some_and(|id| id.get().len() > MAX_ID_BYTES) => Err(Malformed),
         Ok(wire) => Ok(understand(wire, prefix)),
         Err(err) if err.is_data() => misshapen(message, &err),
         Err(_) => Err(Malformed),
@@ -94,6 +137,9 @@ pub(crate) fn parse<'a>(message: &'a [u8], prefix: &str) -> Result<Request<'a>, 
 fn misshapen<'a>(message: &[u8], err: &serde_json::Error) -> Result<Request<'a>, Malformed> {
     let value: serde_json::Value = serde_json::from_slice(message).map_err(|_| Malformed)?;
     let id = match value.get("id") {
+        Some(serde_json::Value::String(text)) if text.len() > MAX_ID_BYTES => {
+            return Err(Malformed);
+        }
         Some(serde_json::Value::String(text)) => quoted(text),
         Some(serde_json::Value::Number(number)) => quoted(&number.to_string()),
         _ => "\"\"".to_owned(),
@@ -110,17 +156,23 @@ fn understand<'a>(wire: WireRequest<'a>, prefix: &str) -> Request<'a> {
     if wire.is_cancel == Some(true) {
         return Request { id, call: Call::Cancel };
     }
-    let call = match (wire.publish, wire.subscribe, wire.barrier, wire.signal_entry) {
+    let asked = (wire.publish, wire.subscribe, wire.barrier, wire.signal_entry);
+    let call = match asked {
         (Some(publish), None, None, None) => understand_publish(publish, prefix),
         (None, Some(body), None, None) => {
-            own(body.topic, prefix, |topic| Call::Subscribe { topic })
+            own(body.topic, prefix, |topic| Call::Subscribe { topic, after: body.after })
         }
         (None, None, Some(body), None) => {
             let target = body.target.as_ref().map_or(0, whole);
             own(body.state, prefix, |state| Call::Barrier { state, target })
         }
-        (None, None, None, Some(body)) => own(body.state, prefix, |state| Call::Signal { state }),
-        (None, None, None, None) => Call::Refused("request names no operation".to_owned()),
+        (None, None, None, Some(body)) => {
+            own(body.state, prefix, |state| Call::Signal { state, once: body.once })
+        }
+        (None, None, None, None) => match wire.inspect {
+            Some(body) => understand_inspect(body, prefix),
+            None => Call::Refused("request names no operation".to_owned()),
+        },
         _ => Call::Refused("request names more than one operation".to_owned()),
     };
     Request { id, call }
@@ -138,6 +190,15 @@ fn understand_publish<'a>(publish: WirePublish<'a>, prefix: &str) -> Call<'a> {
     own(publish.topic, prefix, |topic| Call::Publish { topic, payload })
 }
 
+fn understand_inspect<'a>(body: WireInspect<'a>, prefix: &str) -> Call<'a> {
+    own(body.of, prefix, |of| own(body.state, prefix, |state| Call::Inspect { state, of }))
+}
+
+/// The number of a request, where its id is one.
+pub(crate) fn number(id: &str) -> Option<u64> {
+    id.trim_matches('"').parse().ok()
+}
+
 /// Takes the prefix off a key, and refuses the key of another run.
 fn own<'a>(
     key: Cow<'a, str>,
@@ -152,8 +213,15 @@ fn own<'a>(
         },
     };
     match stripped {
+        Ok(rest) if rest.len() > MAX_KEY_BYTES => {
+            let size = rest.len();
+            Call::Refused(format!("a name of {size} bytes is longer than {MAX_KEY_BYTES} bytes"))
+        }
         Ok(rest) => call(rest),
-        Err(key) => Call::Refused(format!("key `{key}` is not of this run, plan and case")),
+        Err(key) => {
+            let shown = &key[..key.floor_char_boundary(SHOWN_KEY_BYTES)];
+            Call::Refused(format!("key `{shown}` is not of this run, plan and case"))
+        }
     }
 }
 
@@ -200,6 +268,29 @@ pub(crate) fn signalled(out: &mut Vec<u8>, id: &str, seq: u64) {
 pub(crate) fn passed(out: &mut Vec<u8>, id: &str) {
     begin(out, id);
     out.extend_from_slice(br#"null,"subscribe":"","signal_entry":null}"#);
+}
+
+/// The answer to an inspection.
+pub(crate) fn inspected(
+    out: &mut Vec<u8>,
+    id: &str,
+    count: u64,
+    missing: &[InstanceId],
+    missing_total: u64,
+) {
+    begin(out, id);
+    out.extend_from_slice(br#"null,"subscribe":"","signal_entry":null,"inspect":{"count":"#);
+    decimal(out, count);
+    out.extend_from_slice(br#","missing":["#);
+    for (at, instance) in missing.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        decimal(out, u64::from(instance.0));
+    }
+    out.extend_from_slice(br#"],"missing_total":"#);
+    decimal(out, missing_total);
+    out.extend_from_slice(b"}}");
 }
 
 /// An item of a subscription. `item` is a JSON string with its quotes.

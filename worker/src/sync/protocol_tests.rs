@@ -33,13 +33,13 @@ fn what_the_rust_crate_sends_is_understood() {
         call(
             r#"{"id":"3","is_cancel":false,"signal_entry":{"state":"run:r0000001:plan:probe:case:ping-pong:states:initialized_global"}}"#
         ),
-        Call::Signal { state: "states:initialized_global".into() }
+        Call::Signal { state: "states:initialized_global".into(), once: false }
     );
     assert_eq!(
         call(
             r#"{"id":"10","is_cancel":false,"subscribe":{"topic":"run:r0000001:plan:probe:case:ping-pong:topics:peers"}}"#
         ),
-        Call::Subscribe { topic: "topics:peers".into() }
+        Call::Subscribe { topic: "topics:peers".into(), after: 0 }
     );
 }
 
@@ -127,5 +127,5 @@ fn escaped_keys_and_numeric_ids_are_understood() {
     let sent = format!(r#"{{"id":7,"signal_entry":{{"state":"{PREFIX}states:\u0061\"b"}}}}"#);
     let request = parse(sent.as_bytes(), PREFIX).expect("JSON");
     assert_eq!(request.id, "\"7\"");
-    assert_eq!(request.call, Call::Signal { state: "states:a\"b".into() });
+    assert_eq!(request.call, Call::Signal { state: "states:a\"b".into(), once: false });
 }

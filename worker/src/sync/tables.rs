@@ -1,6 +1,7 @@
 //! What a run's log has built: states that are signalled, and topics that grow.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use groundswell_common::ids::InstanceId;
 
@@ -15,6 +16,8 @@ const NAMED: usize = 10;
 pub(crate) struct State {
     count: u64,
     by: Signallers,
+    /// The ordinals of those who signal at most once.
+    once: BTreeMap<u32, u64>,
     pub(crate) waiters: Waiters,
 }
 
@@ -37,6 +40,24 @@ impl State {
             return None;
         }
         self.waiters.pop().map(|Reverse((_, waiter))| waiter)
+    }
+
+    /// The ordinal of an instance that has signalled the state once and for all.
+    pub(crate) fn signalled_once(&self, instance: InstanceId) -> Option<u64> {
+        self.once.get(&instance.0).copied()
+    }
+
+    pub(crate) fn remember_once(&mut self, instance: InstanceId, ordinal: u64) {
+        self.once.entry(instance.0).or_insert(ordinal);
+    }
+
+    /// The first of those who have signalled this state and not `other`, and how many there are.
+    pub(crate) fn without(&self, other: Option<&Self>) -> (Vec<InstanceId>, u64) {
+        let mut here = self.by.list();
+        let there = other.map(|other| other.by.list()).unwrap_or_default();
+        here.retain(|instance| there.binary_search(instance).is_err());
+        let named = here.iter().take(NAMED).map(|id| InstanceId(*id)).collect();
+        (named, here.len() as u64)
     }
 
     pub(crate) fn missing(&self, total: u32) -> (Vec<InstanceId>, u64) {
@@ -80,6 +101,14 @@ impl Signallers {
             }
             Self::Many(bits) => set_bit(bits, instance),
         }
+    }
+
+    /// All of them, in order.
+    fn list(&self) -> Vec<u32> {
+        let mut all = Vec::new();
+        self.each(|instance| all.extend(u32::try_from(instance)));
+        all.sort_unstable();
+        all
     }
 
     fn each(&self, mut tell: impl FnMut(usize)) {
@@ -156,6 +185,18 @@ mod tests {
         assert_eq!(total, 10);
         assert_eq!(named[0], InstanceId(3));
         assert_eq!(named[9], InstanceId(93));
+    }
+
+    #[test]
+    fn the_absent_are_those_who_came_and_have_not_signalled() {
+        let (mut came, mut ready) = (State::default(), State::default());
+        for id in [9, 3, 40, 7] {
+            came.signal(InstanceId(id));
+        }
+        assert_eq!(came.without(None).1, 4);
+        ready.signal(InstanceId(3));
+        ready.signal(InstanceId(8));
+        assert_eq!(came.without(Some(&ready)), ([7, 9, 40].map(InstanceId).to_vec(), 3));
     }
 
     #[test]

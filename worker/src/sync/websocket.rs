@@ -32,11 +32,16 @@ pub(crate) enum CloseCode {
 pub(crate) enum Handshake {
     /// Not all of it has arrived.
     Incomplete,
-    /// It takes `len` bytes and is answered with `response`.
-    Accepted { len: usize, response: Vec<u8> },
+    /// It takes `len` bytes and is answered with `response`. A client that may come back names its session.
+    Accepted { len: usize, response: Vec<u8>, session: Option<u64> },
     /// It is no WebSocket request; answer and close.
     Refused { response: &'static [u8] },
 }
+
+/// With this header a client says that it may lose its connection and come back.
+const SESSION_HEADER: &[u8] = b"x-groundswell-session";
+/// The answer to it.
+const KNOWS_SESSIONS: &str = "X-Groundswell: 1\r\n";
 
 const BAD_REQUEST: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
@@ -53,22 +58,33 @@ pub(crate) fn handshake(input: &[u8]) -> Handshake {
         return Handshake::Refused { response: BAD_REQUEST };
     };
     let accept = BASE64_STANDARD.encode(Sha1::digest([key, ACCEPT_SUFFIX.as_bytes()].concat()));
+    let session = session(&input[..len]);
+    // Only to those who ask: for other clients this is a service like any other.
+    let known = if session.is_some() { KNOWS_SESSIONS } else { "" };
     let response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+         {known}Sec-WebSocket-Accept: {accept}\r\n\r\n"
     );
-    Handshake::Accepted { len, response: response.into_bytes() }
+    Handshake::Accepted { len, response: response.into_bytes(), session }
 }
 
 fn websocket_key(head: &[u8]) -> Option<&[u8]> {
     if !head.starts_with(b"GET ") {
         return None;
     }
+    header(head, b"sec-websocket-key")
+}
+
+/// The session a client names, a hexadecimal number of 64 bits.
+fn session(head: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(header(head, SESSION_HEADER)?).ok()?;
+    u64::from_str_radix(text, 16).ok()
+}
+
+fn header<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     head.split(|byte| *byte == b'\n').find_map(|line| {
         let colon = line.iter().position(|byte| *byte == b':')?;
-        line[..colon]
-            .eq_ignore_ascii_case(b"sec-websocket-key")
-            .then(|| line[colon + 1..].trim_ascii())
+        line[..colon].eq_ignore_ascii_case(name).then(|| line[colon + 1..].trim_ascii())
     })
 }
 
@@ -204,13 +220,30 @@ mod tests {
     fn the_rust_crates_odd_request_is_accepted() {
         // The key and the answer are the example of RFC 6455.
         let request = b"GET / HTTP/1.1\r\nHost: ...\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\nrest";
-        let Handshake::Accepted { len, response } = handshake(request) else {
+        let Handshake::Accepted { len, response, session } = handshake(request) else {
             panic!("not accepted");
         };
         assert_eq!(&request[len..], b"rest");
         let response = String::from_utf8(response).expect("text");
         assert!(response.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
         assert!(!response.to_lowercase().contains("extensions"));
+        assert!(session.is_none() && !response.to_lowercase().contains("groundswell"));
+    }
+
+    #[test]
+    fn a_client_that_names_its_session_hears_that_it_may_come_back() {
+        let request = |session: &str| {
+            format!(
+                "GET / HTTP/1.1\r\nsec-websocket-key: k\r\nX-Groundswell-Session: {session}\r\n\r\n"
+            )
+        };
+        let named = handshake(request("00000000000000ff").as_bytes());
+        let Handshake::Accepted { response, session: Some(0xff), .. } = named else {
+            panic!("no session in {named:?}");
+        };
+        assert!(String::from_utf8(response).expect("text").contains("\r\nX-Groundswell: 1\r\n"));
+        let odd = handshake(request("not a number").as_bytes());
+        assert!(matches!(odd, Handshake::Accepted { session: None, .. }), "{odd:?}");
     }
 
     #[test]

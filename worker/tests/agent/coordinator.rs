@@ -24,6 +24,8 @@ pub(crate) struct Coordinator {
     pub(crate) taken: AtomicU64,
     pub(crate) claims: Mutex<Vec<AddressClaim>>,
     pub(crate) events: watch::Sender<Vec<ShareEvent>>,
+    /// Why the worker takes nothing new.
+    pub(crate) cordon: watch::Sender<Option<String>>,
 }
 
 impl Coordinator {
@@ -37,6 +39,7 @@ impl Coordinator {
             taken: AtomicU64::new(0),
             claims: Mutex::default(),
             events: watch::Sender::default(),
+            cordon: watch::Sender::default(),
         }
     }
 
@@ -55,6 +58,7 @@ impl Coordinator {
                 "gs.v1.heartbeat.w1" => {
                     let heartbeat: Heartbeat = decode(&request.payload).expect("a heartbeat");
                     assert_eq!(heartbeat.epoch, Epoch(1));
+                    self.cordon.send_replace(heartbeat.cordon);
                     let desired = self.desired.load(Ordering::SeqCst);
                     let answer = HeartbeatReply { term: 1, desired, register: false };
                     bus.reply(&request, &answer).await;
@@ -63,7 +67,7 @@ impl Coordinator {
                     let report: Report = decode(&request.payload).expect("a report");
                     if self.take(report) {
                         let taken = self.taken.load(Ordering::SeqCst);
-                        bus.reply(&request, &ReportReply { taken, fenced: false }).await;
+                        bus.reply(&request, &ReportReply { taken, fenced: false, term: 1 }).await;
                     }
                 }
                 "gs.v1.claim.w1" => {
@@ -131,8 +135,11 @@ impl Coordinator {
             | ShareEvent::Said { .. }
             | ShareEvent::Ended { .. }
             | ShareEvent::Network { .. }
+            | ShareEvent::Kpis { .. }
             | ShareEvent::Exposed { .. }
-            | ShareEvent::Warning { .. } => None,
+            | ShareEvent::Warning { .. }
+            | ShareEvent::Address { .. }
+            | ShareEvent::Retold => None,
         };
         self.told().iter().filter_map(name).collect()
     }

@@ -93,6 +93,7 @@ impl ShareSync for FakeSync {
             target: 2,
             missing: vec![InstanceId(1)],
             missing_total: 1,
+            felled: Vec::new(),
         };
         barrier.into_iter().map(waiting).collect()
     }

@@ -2,6 +2,7 @@
 
 mod coordinator;
 mod fakes;
+mod keep;
 mod stage;
 
 use std::collections::BTreeMap;

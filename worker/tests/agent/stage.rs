@@ -24,6 +24,7 @@ use groundswell_common::subjects;
 use groundswell_common::timing::Lease;
 use groundswell_worker::agent;
 use groundswell_worker::config::WorkerConfig;
+use groundswell_worker::keep::Upkeep;
 use groundswell_worker::parts::Parts;
 use groundswell_worker::runtime::fake::{FakeRuntime, Step};
 use groundswell_worker::sync::SyncEvent;
@@ -52,8 +53,18 @@ impl Stage {
         script: impl Fn(InstanceId) -> Vec<Step> + Send + Sync + 'static,
     ) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
+        Self::start(lease, dir, Upkeep::local(), script).await
+    }
+
+    /// A worker that keeps its host in order in some way, with its directory in `dir`.
+    pub(crate) async fn start(
+        lease: Lease,
+        dir: tempfile::TempDir,
+        upkeep: Upkeep,
+        script: impl Fn(InstanceId) -> Vec<Step> + Send + Sync + 'static,
+    ) -> Self {
         let server = NatsServer::start(&dir.path().join("nats")).await.expect("a nats-server");
-        let config = BusConfig { url: server.url(), credentials: None, name: "test".to_owned() };
+        let config = BusConfig::open(server.url(), "test");
         let bus = Bus::connect(&config).await.expect("connected");
         bus.jetstream().create_stream(assignments()).await.expect("the stream");
         let worker: WorkerId = "w1".parse().expect("an id");
@@ -79,16 +90,21 @@ impl Stage {
             slots: Some(10),
             runtimes: Vec::new(),
             labels: BTreeMap::new(),
+            slots_per_run: None,
             spawner: None,
+            adopt: false,
             overlay_address: None,
+            upkeep,
         };
         let parts = Parts {
             runtimes: vec![Arc::new(runtime.clone())],
             notes: Vec::new(),
             network: Arc::new(FakeNetwork),
             kernel: Arc::new(FakeNetwork),
+            servers: Arc::default(),
             sync: Arc::new(sync.clone()),
             metrics: Arc::new(NoMetrics),
+            keeper: None,
             env: |_: &Assignment, _: InstancePlace| BTreeMap::new(),
         };
         let shutdown = CancellationToken::new();
@@ -147,6 +163,7 @@ impl Stage {
                 env: BTreeMap::new(),
                 resources: Resources::default(),
                 egress: Default::default(),
+                datasets: Vec::new(),
             }],
             network: NetworkPlan::default(),
             share: vec![InstanceRange { group: 0, first: InstanceId(0), first_in_group: 0, count }],

@@ -79,6 +79,7 @@ impl Rig {
             hostname: format!("instance-{instance}"),
             outputs: directory("outputs"),
             temp: directory("temp"),
+            datasets: Vec::new(),
             hosts: BTreeMap::new(),
             resources: Resources::default(),
             ulimits: Vec::new(),
@@ -90,6 +91,8 @@ impl Rig {
             },
             behind: None,
             keep: false,
+            read_only_root: false,
+            again: false,
         }
     }
 
@@ -167,7 +170,7 @@ fn bundle(dir: &Path) -> ImageRef {
 pub(crate) async fn docker_image(rig: &Rig) -> ImageRef {
     let mut layer = tar::Builder::new(Vec::new());
     layer.append_path_with_name("/bin/busybox", "bin/sh").unwrap();
-    let config = r#"{"config":{"Entrypoint":["sh","-c"],"Env":["PATH=/bin","FROM_IMAGE=1"],"WorkingDir":"/work","User":"1234"}}"#;
+    let config = r#"{"config":{"Entrypoint":["sh","-c"],"Env":["PATH=/bin","FROM_IMAGE=1"],"WorkingDir":"/srv","User":"1234"}}"#;
     let manifest = r#"[{"Config":"config","Layers":["layer"]}]"#;
     let mut directory = tar::Header::new_gnu();
     directory.set_entry_type(tar::EntryType::Directory);
@@ -175,7 +178,7 @@ pub(crate) async fn docker_image(rig: &Rig) -> ImageRef {
     directory.set_mode(0o777);
     directory.set_uid(0);
     directory.set_gid(0);
-    layer.append_data(&mut directory, "work", std::io::empty()).unwrap();
+    layer.append_data(&mut directory, "srv", std::io::empty()).unwrap();
     let layer = layer.into_inner().unwrap();
     let mut saved = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
     let parts = [

@@ -73,7 +73,8 @@ impl End {
         })
     }
 
-    fn command(&self, program: &str, arguments: &[&str]) {
+    /// Runs a program inside, which must succeed.
+    pub(crate) fn command(&self, program: &str, arguments: &[&str]) {
         let output =
             self.enter(|| Command::new(program).args(arguments).output().expect("it runs"));
         let errors = String::from_utf8_lossy(&output.stderr);

@@ -7,7 +7,7 @@ use groundswell_common::bus::{Bus, BusConfig};
 use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::nats_server::NatsServer;
 use groundswell_common::sync::{DEFAULT_MAX_BYTES, create_log};
-use groundswell_worker::sync::{RunSync, SyncEvent, SyncSpec};
+use groundswell_worker::sync::{RunSync, SyncEvent, SyncLimits, SyncSpec};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -26,10 +26,17 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::connect_with(address, "").await
+    }
+
+    /// Connects with more headers, each with its line's end.
+    pub(crate) async fn connect_with(address: SocketAddr, headers: &str) -> Self {
         let mut stream = TcpStream::connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("no delay");
-        let request = b"GET / HTTP/1.1\r\nHost: ...\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
-        stream.write_all(request).await.expect("sent");
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: ...\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.expect("sent");
         let mut input = Vec::new();
         while !input.ends_with(b"\r\n\r\n") {
             input.push(stream.read_u8().await.expect("a response"));
@@ -197,6 +204,8 @@ pub(crate) struct Run {
     pub(crate) server: NatsServer,
     pub(crate) bus: Bus,
     pub(crate) run: RunId,
+    /// What its gateways let one instance ask for.
+    pub(crate) limits: SyncLimits,
     workers: Vec<WorkerId>,
     _directory: TempDir,
 }
@@ -214,7 +223,8 @@ impl Run {
         let workers: Vec<WorkerId> =
             (0..workers).map(|n| format!("w{n}").parse().expect("a worker id")).collect();
         create_log(&bus, &run, Attempt::FIRST, max_bytes, &workers).await.expect("a log");
-        Self { server, bus, run, workers, _directory: directory }
+        let limits = SyncLimits::default();
+        Self { server, bus, run, limits, workers, _directory: directory }
     }
 
     /// Opens the gateway of worker `number` in its life `epoch`.
@@ -228,6 +238,8 @@ impl Run {
             epoch: Epoch(epoch),
             workers: self.workers.clone(),
             total_instances: 30,
+            connections: None,
+            limits: self.limits,
         };
         let tasks = TaskTracker::new();
         let bus = connect(&self.server.url()).await;
@@ -237,6 +249,6 @@ impl Run {
 }
 
 pub(crate) async fn connect(url: &str) -> Bus {
-    let config = BusConfig { url: url.to_owned(), credentials: None, name: "test".into() };
+    let config = BusConfig::open(url.to_owned(), "test");
     Bus::connect(&config).await.expect("a bus")
 }

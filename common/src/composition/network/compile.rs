@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::NetworkWish;
 use super::play;
 use super::selector::{self, Member};
+use super::strike;
 use crate::composition::{Composition, Run};
 use crate::document::Findings;
 use crate::link::{AccessLink, LinkShape};
@@ -22,11 +23,13 @@ pub(super) struct Draft {
     pub(super) paths: Vec<LinkShape>,
 }
 
-/// What the composition says about the network of `run`, whose events may happen until `end`.
+/// What the composition says about the network of `run`, whose groups have `sizes` instances and whose events may
+/// happen until `end`.
 pub(in crate::composition) fn compile(
     findings: &Findings,
     composition: &Composition,
     run: &Run,
+    sizes: &[u32],
     end: Duration,
 ) -> NetworkPlan {
     let network = &composition.network;
@@ -80,7 +83,10 @@ pub(in crate::composition) fn compile(
     }
     let nats = if nats.iter().any(Option::is_some) { nats } else { Vec::new() };
     let schedule = play::compile(findings, composition, &members, draft.clone(), end);
-    let plan = NetworkPlan { schedule, nats, encrypt, multicast, data_path, ..draft.plan() };
+    let narrative = strike::compile(composition, &members, end);
+    let plan =
+        NetworkPlan { schedule, narrative, nats, encrypt, multicast, data_path, ..draft.plan() };
+    strike::check_plan(findings, composition, &plan, sizes, end);
     check_size(findings, run, &plan);
     plan
 }

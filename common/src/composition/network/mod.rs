@@ -17,6 +17,7 @@ mod regions;
 mod schedule;
 mod selector;
 mod shape;
+mod strike;
 #[cfg(test)]
 mod tests;
 mod trace;

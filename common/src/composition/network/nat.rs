@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use super::shape;
 use crate::diagnostic::suggest;
 use crate::document::{At, Findings, Table};
-use crate::nat::{NatKind, NatLayer, NatPlan, NatSpec, PortForward, SpecRefused, Transport};
+use crate::nat::{Ipv6, NatKind, NatLayer, NatPlan, NatSpec, PortForward, SpecRefused, Transport};
 use crate::network::DATA_RANGE;
 
 /// The network behind a home router, where nothing else is said.
@@ -30,7 +30,7 @@ pub(in crate::composition) fn read(findings: &Findings, group: &Table<'_>) -> Op
 
 /// Reads one layer and those outside of it. Returns whether all of it was read.
 fn layer(findings: &Findings, table: Table<'_>, layers: &mut Vec<NatLayer>) -> bool {
-    let kind = kind(findings, &table);
+    let kind = kind(findings, &table, "kind");
     let default = if layers.is_empty() { HOME } else { CARRIER };
     let lan = lan(findings, &table, default);
     let members = members(findings, &table, lan);
@@ -48,6 +48,7 @@ fn layer(findings: &Findings, table: Table<'_>, layers: &mut Vec<NatLayer>) -> b
     if let Some(hairpin) = table.bool("hairpin") {
         spec.hairpin = hairpin;
     }
+    spec.ipv6 = ipv6(findings, &table);
     let mut one = NatLayer { spec, members };
     for forward in table.tables("forwards") {
         read_forward(findings, forward, &mut one);
@@ -67,11 +68,12 @@ fn layer(findings: &Findings, table: Table<'_>, layers: &mut Vec<NatLayer>) -> b
     whole
 }
 
-fn kind(findings: &Findings, table: &Table<'_>) -> Option<NatKind> {
+/// Reads a kind of NAT.
+pub(super) fn kind(findings: &Findings, table: &Table<'_>, key: &'static str) -> Option<NatKind> {
     let names = NatKind::ALL.map(NatKind::as_str);
-    let Some(text) = table.text("kind") else {
-        if table.get("kind").is_none() {
-            let help = format!("write `kind = \"…\"`; {}", suggest("", names));
+    let Some(text) = table.text(key) else {
+        if table.get(key).is_none() {
+            let help = format!("write `{key} = \"…\"`; {}", suggest("", names));
             findings.error(table.span.clone(), "a NAT has no kind", help);
         }
         return None;
@@ -82,6 +84,16 @@ fn kind(findings: &Findings, table: &Table<'_>) -> Option<NatKind> {
         findings.error(text.span, message, suggest(&text.value, names));
     }
     found
+}
+
+fn ipv6(findings: &Findings, table: &Table<'_>) -> Ipv6 {
+    let Some(word) = table.text("ipv6") else { return Ipv6::default() };
+    let found = Ipv6::ALL.into_iter().find(|one| one.as_str() == word.value);
+    if found.is_none() {
+        let message = format!("`ipv6` is `{}`", word.value);
+        findings.error(word.span, message, suggest(&word.value, Ipv6::ALL.map(Ipv6::as_str)));
+    }
+    found.unwrap_or_default()
 }
 
 fn lan(findings: &Findings, table: &Table<'_>, (default, length): ([u8; 4], u8)) -> Ipv4Net {

@@ -7,10 +7,12 @@ use super::compile::{Draft, pairs};
 use super::schedule::{EventWish, What};
 use super::selector::{self, Member};
 use super::shape::ShapeWish;
+use super::strike;
 use super::trace::Trace;
 use crate::composition::Composition;
 use crate::document::{At, Findings};
 use crate::link::AccessLink;
+use crate::narrative;
 use crate::network::{Action, Firing, MOST_FIRINGS};
 
 /// Time between the steps of a ramp, unless it is so long that there would be too many.
@@ -36,10 +38,12 @@ pub(super) fn compile(
         cuts: Vec::new(),
         due: BTreeMap::new(),
         appointed: 0,
+        events: 0,
         firings: Vec::new(),
+        seed: composition.global.seed.unwrap_or_default(),
         end,
     };
-    for event in &network.schedule {
+    for event in network.schedule.iter().filter(|event| event.strikes().is_none()) {
         player.appoint(findings, event);
     }
     let mut number = 0;
@@ -100,40 +104,35 @@ struct Player<'a> {
     /// By time; at the same time by rank, and then in the order of appointment.
     due: BTreeMap<(Duration, u8, usize), (&'a EventWish, Moment)>,
     appointed: usize,
+    /// How many events were appointed.
+    events: usize,
     firings: Vec<Firing>,
+    seed: u64,
     end: Duration,
 }
 
 impl<'a> Player<'a> {
     /// Puts every time an event happens on the list.
     fn appoint(&mut self, findings: &Findings, event: &'a EventWish) {
-        let times = match (event.every, event.times) {
-            (None, _) => 1,
-            (Some(_), Some(times)) => times,
-            (Some(_), None) => u32::MAX,
+        let apart = event.lasts.unwrap_or_default();
+        // What has a number of times happens that often, also after the run is over.
+        let end = if event.times.is_some() { Duration::MAX } else { self.end };
+        let until = event.until.map_or(end, |until| until.min(end));
+        let number = usize::MAX - self.events;
+        self.events += 1;
+        let times: Vec<Duration> = match event.every {
+            None => vec![event.at],
+            Some(every) => {
+                let most = event.times.and_then(|times| usize::try_from(times).ok());
+                narrative::times(self.seed, number, every, (event.at, until), apart)
+                    .take(most.unwrap_or(usize::MAX).min(MOST_FIRINGS + 1))
+                    .collect()
+            }
         };
-        let mut at = event.at;
-        for time in 0..times {
-            let open = event.every.is_some() && event.times.is_none();
-            if open && at >= self.end {
-                break;
-            }
-            if usize::try_from(time).is_ok_and(|time| time > MOST_FIRINGS) {
-                break;
-            }
+        for at in times {
             self.later(at, event, Moment::Begin);
-            at = at.saturating_add(event.every.unwrap_or_default());
         }
-        if event.at >= self.end {
-            findings.warning(
-                event.span.clone(),
-                format!(
-                    "the event comes {} s after the start, when the run is over",
-                    event.at.as_secs()
-                ),
-                "make `timeout` longer, or `at` earlier",
-            );
-        }
+        warn_of_late(findings, event, self.end);
     }
 
     fn later(&mut self, at: Duration, event: &'a EventWish, moment: Moment) {
@@ -191,7 +190,8 @@ impl<'a> Player<'a> {
                     | What::Heal { .. }
                     | What::Flap { .. }
                     | What::Rebind { .. }
-                    | What::Readdress { .. } => ShapeWish::default(),
+                    | What::Readdress { .. }
+                    | What::Strike { .. } => ShapeWish::default(),
                 };
                 let wishes = before.iter().map(|(target, was)| (*target, undo(was))).collect();
                 self.due.retain(|_, (other, moment)| {
@@ -206,8 +206,8 @@ impl<'a> Player<'a> {
                     Action::Heal { cuts: vec![cut] },
                 );
             }
-            // A ramp is of a reshape, a rate of a trace.
-            (Moment::Step(..) | Moment::Rate(_), _) => {}
+            // A ramp is of a reshape, a rate of a trace; what strikes single instances is not played here.
+            (Moment::Step(..) | Moment::Rate(_), _) | (Moment::Begin, What::Strike { .. }) => {}
         }
     }
 
@@ -259,7 +259,8 @@ impl<'a> Player<'a> {
             | What::Heal { .. }
             | What::Flap { .. }
             | What::Rebind { .. }
-            | What::Readdress { .. } => BTreeSet::new(),
+            | What::Readdress { .. }
+            | What::Strike { .. } => BTreeSet::new(),
         };
         targets.into_iter().map(|target| (target, self.link(target))).collect()
     }
@@ -351,8 +352,22 @@ impl<'a> Player<'a> {
     }
 }
 
+/// An event that never comes is a slip.
+pub(super) fn warn_of_late(findings: &Findings, event: &EventWish, end: Duration) {
+    if event.at >= end {
+        findings.warning(
+            event.span.clone(),
+            format!(
+                "the event comes {} s after the start, when the run is over",
+                event.at.as_secs()
+            ),
+            "make `timeout` longer, or `at` earlier",
+        );
+    }
+}
+
 /// What an event is called in messages.
-fn title(event: &EventWish) -> String {
+pub(super) fn title(event: &EventWish) -> String {
     let kind = match &event.what {
         What::Partition { .. } => "partition",
         What::Heal { .. } => "heal",
@@ -361,6 +376,7 @@ fn title(event: &EventWish) -> String {
         What::Trace { .. } => "trace",
         What::Rebind { .. } => "rebind",
         What::Readdress { .. } => "readdress",
+        What::Strike { deed, .. } => strike::kind(*deed),
     };
     match &event.name {
         Some(name) => format!("{kind} `{}`", name.value),

@@ -5,16 +5,30 @@ use std::time::Duration;
 
 use super::selector::{self, Member, Selector};
 use super::shape::{self, Of, ShapeWish};
+use super::strike::{self, Whom};
 use super::trace::Trace;
 use super::{Source, Span};
 use crate::composition::Composition;
 use crate::diagnostic::suggest;
 use crate::document::{At, Data, Findings, Table};
+use crate::narrative::{Deed, Every};
 
 /// Window of a trace whose event does not say.
 const WINDOW: Duration = Duration::from_millis(100);
 /// Every kind of event.
-const KINDS: [&str; 7] = ["partition", "heal", "flap", "reshape", "trace", "rebind", "readdress"];
+const KINDS: [&str; 11] = [
+    "kill",
+    "stop",
+    "pause",
+    "nat",
+    "readdress",
+    "rebind",
+    "partition",
+    "heal",
+    "flap",
+    "reshape",
+    "trace",
+];
 
 /// One event as the file has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,8 +36,12 @@ pub(super) struct EventWish {
     pub(super) span: Span,
     pub(super) name: Option<At<String>>,
     pub(super) at: Duration,
-    pub(super) every: Option<Duration>,
+    pub(super) every: Option<Every>,
     pub(super) times: Option<u32>,
+    /// From when on it does not happen any more.
+    pub(super) until: Option<Duration>,
+    /// Which instances, when not all.
+    pub(super) whom: Whom,
     pub(super) lasts: Option<Duration>,
     pub(super) ramp: Option<Duration>,
     pub(super) what: What,
@@ -40,6 +58,7 @@ pub(super) enum What {
     Trace { on: Vec<At<Selector>>, trace: String, upload: bool, download: bool },
     Rebind { on: Vec<At<Selector>> },
     Readdress { on: Vec<At<Selector>> },
+    Strike { on: Vec<At<Selector>>, deed: Deed },
 }
 
 impl EventWish {
@@ -53,8 +72,32 @@ impl EventWish {
             | What::Access { on, .. }
             | What::Trace { on, .. }
             | What::Rebind { on }
-            | What::Readdress { on } => on.iter().collect(),
+            | What::Readdress { on }
+            | What::Strike { on, .. } => on.iter().collect(),
         }
+    }
+
+    /// What it does to single instances, and to which groups; absent when it is about links or whole groups.
+    pub(super) fn strikes(&self) -> Option<(Deed, &[At<Selector>])> {
+        let single = self.whom != Whom::default() || self.is_drawn();
+        match &self.what {
+            What::Strike { on, deed } => Some((*deed, on)),
+            What::Rebind { on } if single => Some((Deed::Rebind, on)),
+            What::Readdress { on } if single => Some((Deed::Readdress, on)),
+            What::Partition { .. }
+            | What::Heal { .. }
+            | What::Flap { .. }
+            | What::Access { .. }
+            | What::Path { .. }
+            | What::Trace { .. }
+            | What::Rebind { .. }
+            | What::Readdress { .. } => None,
+        }
+    }
+
+    /// Whether chance decides when it happens.
+    pub(super) fn is_drawn(&self) -> bool {
+        matches!(self.every, Some(Every::Exponential { .. } | Every::Weibull { .. }))
     }
 }
 
@@ -71,7 +114,9 @@ pub(super) fn event(
         let help = "write `at = \"10s\"`: how long after the start of the run";
         findings.error(table.span.clone(), "an event has no time", help);
     }
-    let every = positive(findings, table, "every");
+    let every = strike::every(findings, table);
+    let until = positive(findings, table, "until");
+    let whom = Whom::read(findings, table);
     let times = table.count("times");
     let lasts = positive(findings, table, "for");
     let ramp = positive(findings, table, "ramp");
@@ -93,6 +138,13 @@ pub(super) fn event(
         "trace" => playback(findings, table, source, traces),
         "rebind" => selector::read(findings, table, "on").map(|on| What::Rebind { on }),
         "readdress" => selector::read(findings, table, "on").map(|on| What::Readdress { on }),
+        "kill" | "stop" | "pause" | "nat" => strike::read(findings, table, &kind.value, lasts),
+        "crash" | "restart" => {
+            let help = "write `kind = \"kill\"`; with `for = \"5s\"` it is started again after 5 s";
+            let message = format!("there is no kind of event `{}`", kind.value);
+            findings.error(kind.span.clone(), message, help);
+            None
+        }
         other => {
             findings.error(
                 kind.span.clone(),
@@ -108,6 +160,8 @@ pub(super) fn event(
         at: at?,
         every,
         times: times.as_ref().map(|times| times.value),
+        until,
+        whom,
         lasts,
         ramp,
         what: what?,
@@ -131,17 +185,23 @@ fn check(findings: &Findings, event: &EventWish, times: Option<&At<u32>>) {
     if event.lasts.zip(event.ramp).is_some_and(|(lasts, ramp)| lasts < ramp) {
         wrong("`for` is shorter than `ramp`", "the ramp is a part of it; make `for` longer");
     }
-    if let (Some(every), Some(lasts)) = (event.every, event.lasts)
+    if let (Some(Every::Fixed(every)), Some(lasts)) = (event.every, event.lasts)
         && lasts > every
+        && event.strikes().is_none()
     {
         wrong("`for` is longer than `every`", "an event has to end before it happens again");
     }
     if event.every.is_none() && times.is_some() {
         wrong("`times` without `every`", "write for example `every = \"30s\"`");
     }
+    strike::check(findings, event);
 }
 
-fn positive(findings: &Findings, table: &Table<'_>, key: &'static str) -> Option<Duration> {
+pub(super) fn positive(
+    findings: &Findings,
+    table: &Table<'_>,
+    key: &'static str,
+) -> Option<Duration> {
     let time = shape::time(findings, table, key)?;
     if time.is_zero() {
         let span = table.get(key).map(|node| node.span.clone());
@@ -261,7 +321,7 @@ fn names(findings: &Findings, table: &Table<'_>, key: &'static str) -> Vec<At<St
     names
 }
 
-/// Checks that what is rebound is behind a NAT.
+/// Checks that what is about NATs is behind one.
 pub(super) fn check_rebinds(findings: &Findings, composition: &Composition) {
     let groups = &composition.groups;
     let behind = |selector: &At<Selector>| {
@@ -277,10 +337,23 @@ pub(super) fn check_rebinds(findings: &Findings, composition: &Composition) {
         })
     };
     for event in &composition.network.schedule {
-        let What::Rebind { on } = &event.what else { continue };
+        let (on, message) = match &event.what {
+            What::Rebind { on } => (on, "nothing that is rebound is behind a NAT"),
+            What::Strike { on, deed: Deed::Nat { .. } } => {
+                (on, "nothing whose NAT becomes another one is behind a NAT")
+            }
+            What::Partition { .. }
+            | What::Heal { .. }
+            | What::Flap { .. }
+            | What::Access { .. }
+            | What::Path { .. }
+            | What::Trace { .. }
+            | What::Readdress { .. }
+            | What::Strike { .. } => continue,
+        };
         if !on.iter().any(behind) {
             let help = "write `[groups.nat]` in a group that it names";
-            findings.error(event.span.clone(), "nothing that is rebound is behind a NAT", help);
+            findings.error(event.span.clone(), message, help);
         }
     }
 }

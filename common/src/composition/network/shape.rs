@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::composition::quantity;
 use crate::diagnostic::suggest;
 use crate::document::{At, Data, Findings, Table};
-use crate::link::{AccessLink, Distribution, Filter, LinkShape, Quantiles};
+use crate::link::{AccessLink, Distribution, Filter, LONGEST_DELAY, LinkShape, Quantiles};
 
 /// What may be said about a link; what is not said stays as it is.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -33,7 +33,7 @@ const SHARES: [&str; 8] = [
 ];
 
 /// No delay and no time of an event is longer; sums of them stay far from where a duration ends.
-pub(super) const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+pub(super) const LONGEST: Duration = LONGEST_DELAY;
 
 /// Whose link a table is about; it decides which keys there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,7 +237,7 @@ pub(in crate::composition) fn bits_per_second(text: &str) -> Option<u64> {
     Some((number * factor).round() as u64).filter(|rate| *rate > 0)
 }
 
-fn share(findings: &Findings, table: &Table<'_>, key: &'static str) -> Option<f32> {
+pub(super) fn share(findings: &Findings, table: &Table<'_>, key: &'static str) -> Option<f32> {
     let text = quantity_text(findings, table, key, "\"1%\"")?;
     let number = text.value.trim().strip_suffix('%').and_then(|one| one.trim().parse::<f32>().ok());
     match number {

@@ -1,3 +1,5 @@
+mod narrative;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -201,7 +203,7 @@ golden!(
         &format!(
             "{GROUPS}[groups.nat]\nkind = \"port-restricted\"\nmembers = 3\nmapping_timeout = \"30s\"\nhairpin = false\n\
              forwards = [{{ port = 4001, member = 2 }}, {{ port = 80, to = 8080, protocol = \"tcp\" }}]\n\
-             [groups.nat.outer]\nkind = \"symmetric\"\nmembers = 100\n\
+             [groups.nat.outer]\nkind = \"symmetric\"\nmembers = 100\nipv6 = \"open\"\n\
              [[schedule]]\nat = \"1s\"\nkind = \"rebind\"\non = \"*\"\n\
              [[schedule]]\nat = \"2s\"\nevery = \"10s\"\ntimes = 2\nkind = \"readdress\"\non = [\"a\", \"c\"]\n"
         ),
@@ -220,7 +222,7 @@ golden!(
              [[groups]]\nid = \"e\"\ninstances = {{ count = 1 }}\n\
              [groups.nat]\nkind = \"symmetric\"\nlan = \"127.0.0.0/8\"\nforwards = [{{ port = 7 }}, {{ port = 7, protocol = \"udp\" }}]\n\
              [[groups]]\nid = \"f\"\ninstances = {{ count = 1 }}\n\
-             [groups.nat]\nkind = \"symmetric\"\nlan = \"home\"\n\
+             [groups.nat]\nkind = \"symmetric\"\nlan = \"home\"\nipv6 = \"opne\"\n\
              [[schedule]]\nat = \"1s\"\nkind = \"rebind\"\non = \"a\"\nfor = \"1s\"\n\
              [[schedule]]\nat = \"1s\"\nkind = \"readdress\"\n"
         ),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::shape::LONGEST;
 use crate::diagnostic::{Diagnostic, SourceFile};
 
 /// Bits of one opportunity: a packet of 1,500 bytes.
@@ -37,13 +38,18 @@ impl Trace {
                 let message = format!("`{}` is not a time of a trace", line.trim());
                 return Err(Diagnostic::error(source, at..at + line.len(), message, help));
             };
+            if Duration::from_millis(time) > LONGEST {
+                let message = format!("`{}` is later than 30 days", line.trim());
+                let help = "times count from the beginning of the trace: subtract the first line's";
+                return Err(Diagnostic::error(source, at..at + line.len(), message, help));
+            }
             last = time;
-            while time > end {
+            if time > end {
                 if count > 0 {
-                    rates.push((end - start, count * OPPORTUNITY_BITS * 1000 / (end - start)));
+                    rates.push(rate(end - start, count));
                     (start, count) = (end, 0);
                 }
-                end = end.saturating_add(window);
+                end += (time - end).div_ceil(window) * window;
             }
             count += 1;
         }
@@ -51,10 +57,15 @@ impl Trace {
             return Err(Diagnostic::error(source, None, "the trace has no length", help));
         }
         if count > 0 {
-            rates.push((last - start, count * OPPORTUNITY_BITS * 1000 / (last - start)));
+            rates.push(rate(last - start, count));
         }
         Ok(Self { rates })
     }
+}
+
+/// The rate of so many opportunities in so many milliseconds. A rate of 0 would be none at all.
+fn rate(millis: u64, count: u64) -> (u64, u64) {
+    (millis, (count * OPPORTUNITY_BITS * 1000 / millis).max(1))
 }
 
 #[cfg(test)]
@@ -72,6 +83,14 @@ mod tests {
         let steady: String = (1..=10).map(|k| format!("{}\n", k * 10 - 5)).collect();
         let found = rates(&format!("{steady}350\n400\n")).expect("a trace");
         assert_eq!(found, [(100, 1_200_000), (300, 80_000)]);
+    }
+
+    #[test]
+    fn a_long_silence_is_one_window_and_never_a_rate_of_nothing() {
+        assert_eq!(rates("50\n2592000000\n"), Ok(vec![(100, 120_000), (2_591_999_900, 1)]));
+        let refused = rates("7\n1700000000000000000\n").expect_err("refused");
+        assert_eq!(refused.line(), Some(2));
+        assert!(refused.to_string().contains("later than 30 days"), "{refused}");
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! What every flow of an instance has: its packets, its rates, its right to be, and the way back.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::frames::{self, Refusal};
 use super::policy::{self, Grant};
+use super::reach;
 use crate::network::counters::Fate;
 use crate::network::download::Turn;
 use crate::network::port::Port;
@@ -43,23 +43,7 @@ impl Shared {
         if !self.permits(grant, to) {
             return Err(Refusal::Prohibited);
         }
-        match source_towards(to) {
-            // The kernel reaches its own addresses from themselves.
-            Ok(source) if source == to => Err(Refusal::Prohibited),
-            Ok(_) => Ok(()),
-            Err(_) => Err(Refusal::Unreachable),
-        }
-    }
-}
-
-/// The address of this host from which `to` is reached. Nothing is sent: connecting a datagram socket only asks for
-/// the route.
-fn source_towards(to: Ipv4Addr) -> io::Result<Ipv4Addr> {
-    let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    probe.connect((to, 9))?;
-    match probe.local_addr()?.ip() {
-        std::net::IpAddr::V4(source) => Ok(source),
-        std::net::IpAddr::V6(_) => Err(io::ErrorKind::InvalidInput.into()),
+        reach::judge(to)
     }
 }
 
@@ -155,6 +139,14 @@ impl Inner {
             None => self.port.counters.count(Fate::Overrun, 1),
             Some(due) if due <= now => self.deliver(&bytes),
             Some(due) => self.paused = Some((self.shared.start + due, bytes)),
+        }
+    }
+
+    /// Waits until what was sent back is delivered. Before a flow ends, for what waits then goes with it.
+    pub(super) async fn settle(&mut self) {
+        if let Some((due, bytes)) = self.paused.take() {
+            sleep_until(due).await;
+            self.deliver(&bytes);
         }
     }
 

@@ -7,7 +7,8 @@ use smoltcp::wire::{
     IpProtocol, Ipv4Packet, Ipv4Repr, TcpPacket, UDP_HEADER_LEN, UdpPacket, UdpRepr,
 };
 
-use crate::network::packet::{self, Header};
+use crate::network::offload::{add, fold};
+use crate::network::packet::{self, Header, Version};
 
 const HOP_LIMIT: u8 = 64;
 /// Numbers of protocols.
@@ -28,11 +29,25 @@ pub(super) enum Cargo {
     Ping { from: SocketAddrV4, to: Ipv4Addr, message: (usize, usize) },
 }
 
-/// Looks what a packet carries. `None` is what egress does not: other protocols, fragments, packets cut short.
+impl Cargo {
+    /// The host it is for.
+    pub(super) fn to(&self) -> Ipv4Addr {
+        match self {
+            Self::Tcp { to, .. } | Self::Udp { to, .. } => *to.ip(),
+            Self::Ping { to, .. } => *to,
+        }
+    }
+}
+
+/// Looks what a packet carries. `None` is what egress does not: other protocols, fragments, packets cut short, and
+/// what is for no single host.
 pub(super) fn cargo(bytes: &[u8]) -> Option<Cargo> {
-    let header = packet::parse(bytes)?;
+    let header = packet::parse(bytes).filter(|header| header.version == Version::V4)?;
     let more_fragments = bytes[6] & 0x20 != 0;
     if header.later_fragment || more_fragments {
+        return None;
+    }
+    if header.group || header.destination.is_unspecified() {
         return None;
     }
     let body = &bytes[header.header_length..header.total_length];
@@ -61,6 +76,31 @@ pub(super) fn cargo(bytes: &[u8]) -> Option<Cargo> {
         }
         _ => None,
     }
+}
+
+/// Whether a packet that is [`cargo`] has come here as it was sent: all its checksums are right. What goes on from
+/// here gets new ones, which would hide the damage from the host it is for.
+pub(super) fn is_sound(bytes: &[u8]) -> bool {
+    let Some(Header { header_length, total_length, protocol, .. }) = packet::parse(bytes) else {
+        return false;
+    };
+    let (header, body) = bytes[..total_length].split_at(header_length);
+    let right = |bytes: &[u8], sum: u64| fold(add(bytes, sum)) == u16::MAX;
+    let with_addresses = |covered: &[u8]| {
+        let length = covered.len() as u64;
+        right(covered, add(&header[12..20], u64::from(protocol) + length))
+    };
+    let body_is_right = match protocol {
+        TCP => with_addresses(body),
+        UDP => {
+            let word = |at: usize| Some(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]));
+            let covered = word(4).and_then(|length| body.get(..usize::from(length)));
+            let has_sum = word(6) != Some(0);
+            covered.is_some_and(|covered| !has_sum || with_addresses(covered))
+        }
+        _ => right(body, 0),
+    };
+    body_is_right && right(header, 0)
 }
 
 /// A datagram from outside for an instance; `None` when it is too long for a packet.
@@ -141,7 +181,7 @@ pub(super) enum Refusal {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use smoltcp::wire::Icmpv4Packet;
 
@@ -183,6 +223,57 @@ mod tests {
         }
     }
 
+    /// A segment of an instance for port 80 of a host, without data.
+    pub(in crate::network::egress) fn segment(to: Ipv4Addr, flags: u8, sequence: u32) -> Vec<u8> {
+        let (mut bytes, header) =
+            packet_of(*INSIDE.ip(), to, IpProtocol::Tcp, 20).expect("it is short");
+        let (head, body) = bytes.split_at_mut(header);
+        body[..4].copy_from_slice(&[9, 9, 0, 80]);
+        body[4..8].copy_from_slice(&sequence.to_be_bytes());
+        (body[12], body[13]) = (0x50, flags);
+        let sum = !fold(add(body, add(&head[12..20], u64::from(TCP) + 20)));
+        body[16..18].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    pub(in crate::network::egress) const SYN: u8 = 0x02;
+    pub(in crate::network::egress) const RST: u8 = 0x04;
+    pub(in crate::network::egress) const ACK: u8 = 0x10;
+
+    fn ping(to: Ipv4Addr) -> Vec<u8> {
+        let (mut bytes, header) =
+            packet_of(*INSIDE.ip(), to, IpProtocol::Icmp, ICMP_HEADER).expect("it is short");
+        bytes[header..].copy_from_slice(&[ECHO_REQUEST, 0, 0xf7, 0xfe, 0, 0, 0, 1]);
+        bytes
+    }
+
+    #[test]
+    fn a_single_wrong_bit_is_found_wherever_it_is() {
+        let to = *OUTSIDE.ip();
+        let udp = datagram(INSIDE, OUTSIDE, b"a word").expect("it is short");
+        for bytes in [udp, segment(to, SYN, 7), ping(to)] {
+            assert!(cargo(&bytes).is_some() && is_sound(&bytes), "{bytes:?}");
+            for bit in 0..bytes.len() * 8 {
+                let mut wrong = bytes.clone();
+                wrong[bit / 8] ^= 1 << (bit % 8);
+                assert!(cargo(&wrong).is_none() || !is_sound(&wrong), "bit {bit} of {bytes:?}");
+            }
+        }
+        // A datagram may have no checksum.
+        let mut bare = datagram(INSIDE, OUTSIDE, b"a word").expect("it is short");
+        bare[26..28].fill(0);
+        assert!(is_sound(&bare));
+    }
+
+    #[test]
+    fn what_is_for_no_single_host_is_not_carried() {
+        for to in [Ipv4Addr::new(224, 0, 0, 9), Ipv4Addr::BROADCAST, Ipv4Addr::UNSPECIFIED] {
+            for bytes in [segment(to, SYN, 7), ping(to)] {
+                assert_eq!((cargo(&bytes), is_sound(&bytes)), (None, true), "{to}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_may_come_out_of_a_device(mut bytes in prop::collection::vec(any::<u8>(), 20..90), protocol in 0_u8..20) {
@@ -190,7 +281,7 @@ mod tests {
             let length = u16::try_from(bytes.len()).expect("short");
             bytes[2..4].copy_from_slice(&length.to_be_bytes());
             bytes[9] = protocol;
-            let _ = (cargo(&bytes), refusal(&bytes, Refusal::Unreachable));
+            let _ = (cargo(&bytes), is_sound(&bytes), refusal(&bytes, Refusal::Unreachable));
         }
     }
 }

@@ -13,8 +13,6 @@ use crate::network::counters::Fate;
 use crate::network::download::Download;
 use crate::network::port::Port;
 
-/// Flows one instance may have at a time.
-const FLOWS: usize = 512;
 /// Packets of one instance that may wait for the egress; one that floods does not take the room of others.
 const WAITING: usize = 256;
 
@@ -41,8 +39,8 @@ pub(in crate::network) struct Gate {
 }
 
 impl Gate {
-    /// A gate that is shut.
-    pub(in crate::network) fn new(way: Option<mpsc::Sender<Leaving>>) -> Self {
+    /// A gate that is shut. Its instance may have so many flows at a time.
+    pub(in crate::network) fn new(way: Option<mpsc::Sender<Leaving>>, flows: usize) -> Self {
         Self {
             open: AtomicBool::new(false),
             grant: watch::Sender::default(),
@@ -50,7 +48,7 @@ impl Gate {
             waiting: AtomicUsize::new(0),
             upload: Download::default(),
             download: Download::default(),
-            flows: Arc::new(Semaphore::new(FLOWS)),
+            flows: Arc::new(Semaphore::new(flows)),
         }
     }
 

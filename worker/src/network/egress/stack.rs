@@ -93,10 +93,11 @@ impl Stack {
         self.sockets.get_mut(self.socket)
     }
 
-    /// Whether nothing more will happen. What the instance has sent and nobody has taken counts unless `aborted`.
+    /// Whether nothing more will happen once the first packet is in. What the instance has sent and nobody has taken counts unless `aborted`.
     pub(super) fn is_over(&mut self, aborted: bool) -> bool {
         let socket = self.socket();
-        let over = matches!(socket.state(), State::Closed | State::TimeWait);
+        // One that listens again has lost the instance before the connection was made, and nobody else is to come.
+        let over = matches!(socket.state(), State::Closed | State::TimeWait | State::Listen);
         let taken = aborted || socket.recv_queue() == 0;
         over && taken && self.ends.leaving.is_empty()
     }
@@ -123,7 +124,7 @@ impl Device for Packets {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = MTU;
-        // What comes from an instance has crossed memory only, and its kernel may have left the sum to others.
+        // Those of the instance have been looked at before its packets came here.
         capabilities.checksum.ipv4 = Checksum::Tx;
         capabilities.checksum.tcp = Checksum::Tx;
         capabilities
@@ -148,5 +149,25 @@ impl phy::TxToken for Slot<'_> {
         let written = write(&mut bytes);
         self.0.push_back(bytes);
         written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frames::tests::{RST, SYN, segment};
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_given_up_before_it_is_made_is_over() {
+        let there = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 5), 80);
+        let mut stack = Stack::new(*there.ip(), Duration::ZERO);
+        stack.listen(there);
+        stack.push(segment(*there.ip(), SYN, 100).into());
+        stack.poll(Duration::ZERO);
+        assert!(stack.pop().is_some(), "it is answered");
+        assert!(!stack.is_over(false));
+        stack.push(segment(*there.ip(), RST, 101).into());
+        stack.poll(Duration::ZERO);
+        assert!(stack.is_over(false));
     }
 }

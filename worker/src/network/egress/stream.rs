@@ -50,6 +50,7 @@ pub(super) async fn carry(mut inner: Inner, to: SocketAddrV4, opening: Box<[u8]>
             stack.poll(inner.now());
             while let Some(bytes) = stack.pop() {
                 inner.send_back(bytes);
+                inner.settle().await;
             }
         }
         Dialed::Unreachable => inner.refuse(&opening, Refusal::Unreachable),

@@ -78,19 +78,8 @@ impl Can {
     /// Refuses what an instance's configuration asks for and this kernel or path cannot do.
     pub(super) fn check_config(&self, config: &NetworkConfig) -> Result<(), NetworkError> {
         self.check_shape(&config.default)?;
-        let own: Vec<&LinkShape> = intervals::lanes(&config.rules).collect();
-        own.iter().try_for_each(|shape| self.check_shape(shape))?;
-        let doubles = std::iter::once(&config.default).chain(own.iter().copied());
-        if !own.is_empty() && doubles.into_iter().any(|shape| shape.duplicate_pct > 0.0) {
-            return Err(refuse(
-                "duplicate packets on a link that has rules with shapes of their own",
-                "",
-            ));
-        }
-        if own.len() >= MOST_LANES {
-            return Err(refuse(&format!("give one link {} shapes", own.len()), ""));
-        }
-        Ok(())
+        intervals::lanes(&config.rules).try_for_each(|shape| self.check_shape(shape))?;
+        check_together(&config.default, &config.rules)
     }
 
     fn check_shape(&self, shape: &LinkShape) -> Result<(), NetworkError> {
@@ -119,6 +108,22 @@ impl Can {
         }
         Ok(())
     }
+}
+
+/// Refuses shapes that one link cannot have side by side.
+pub(super) fn check_together(default: &LinkShape, rules: &[LinkRule]) -> Result<(), NetworkError> {
+    let own: Vec<&LinkShape> = intervals::lanes(rules).collect();
+    let mut all = own.iter().copied().chain([default]);
+    if !own.is_empty() && all.any(|shape| shape.duplicate_pct > 0.0) {
+        return Err(refuse(
+            "duplicate packets on a link that has rules with shapes of their own",
+            "",
+        ));
+    }
+    if own.len() >= MOST_LANES {
+        return Err(refuse(&format!("give one link {} shapes", own.len()), ""));
+    }
+    Ok(())
 }
 
 /// Whether a path has more than a filter.

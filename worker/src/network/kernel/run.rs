@@ -56,6 +56,8 @@ pub(super) struct Run {
     paths: Pairs,
     netem: bool,
     seed: u64,
+    /// How often something of all this was changed.
+    changes: u64,
 }
 
 /// The link of an instance.
@@ -105,6 +107,7 @@ impl Run {
             paths: Pairs::new(),
             netem: can.netem,
             seed,
+            changes: 0,
         };
         run.load(&nftables::router())?;
         Ok(run)
@@ -212,6 +215,7 @@ impl Run {
         let Some(port) = self.ports.get_mut(&instance) else {
             return Err(NetworkError::Refused(format!("instance {instance} is not attached")));
         };
+        self.changes += 1;
         let to = config.ipv4.unwrap_or(port.address);
         self.addresses.claim(instance, to).map_err(|why| NetworkError::Refused(why.to_string()))?;
         (port.default, port.rules) = (config.default, config.rules.clone());
@@ -230,11 +234,19 @@ impl Run {
             return Err(NetworkError::Refused(format!("instance {instance} is not attached")));
         };
         self.claim(instance, to)?;
+        self.changes += 1;
         self.place(instance, to, up).map_err(host("set the address of an instance"))
     }
 
     /// Takes in what the links between groups are from now on.
     pub(super) fn relink(&mut self, links: Arc<Links>) -> Result<(), NetworkError> {
+        // Before anything is changed: what an instance asked for and what the schedule says meet only here.
+        for (instance, port) in &self.ports {
+            if links.reshapes(&self.links, *instance) {
+                can::check_together(&links.access(*instance).sends, &port.rules)?;
+            }
+        }
+        self.changes += 1;
         let before = std::mem::replace(&mut self.links, Arc::clone(&links));
         let (mut cuts, mut paths) = (Pairs::new(), Pairs::new());
         for ((from, to), path) in links.paths() {
@@ -292,7 +304,7 @@ impl Run {
             lane => *intervals::lanes(&sender.rules).nth(lane - 1)?,
         };
         let limited = self.links.access(to).download_bps > 0;
-        Some(Expected::of(address, &[shape], limited))
+        Some(Expected { changes: self.changes, ..Expected::of(address, &[shape], limited) })
     }
 
     /// What the kernel has counted.
@@ -392,14 +404,14 @@ impl Run {
                 false => Counted::default(),
             },
         };
-        port.sends.apply(&to, &shapes).map_err(read())?;
-        let classes = if port.sends.is_bare() { Vec::new() } else { port.filters.clone() };
-        if classes != port.classes {
-            let text = nftables::classes(DATA_INTERFACE, &classes);
-            load(&port.namespace, &text)?;
-            port.classes = classes;
+        if port.sends.lanes() > shapes.len() {
+            classify(&port.namespace, &mut port.classes, &port.filters)?;
+            port.sends.drop_rest(&to, shapes.len()).map_err(read())?;
         }
-        port.sends.drop_rest(&port.inside, port.inner).map_err(read())?;
+        port.sends.apply(&to, &shapes).map_err(read())?;
+        let none = Vec::new();
+        let classes = if port.sends.is_bare() { &none } else { &port.filters };
+        classify(&port.namespace, &mut port.classes, classes)?;
         port.sends.cut_superpackets(&port.inside, port.inner, limited).map_err(read())
     }
 
@@ -479,6 +491,19 @@ impl Run {
     fn load(&self, rules: &str) -> Result<(), NetworkError> {
         load(&self.namespace, rules)
     }
+}
+
+/// Has the packets of an instance take the lanes that its rules say.
+fn classify(
+    namespace: &OwnedFd,
+    before: &mut Vec<Interval>,
+    after: &[Interval],
+) -> Result<(), NetworkError> {
+    if before != after {
+        load(namespace, &nftables::classes(DATA_INTERFACE, after))?;
+        *before = after.to_vec();
+    }
+    Ok(())
 }
 
 /// The interface group of a class. Group 0 is that of interfaces nobody has put into one.

@@ -47,8 +47,8 @@ impl Shaping {
         Ok(())
     }
 
-    /// Gives the lanes these shapes. What is queued stays queued and leaves in order. Lanes beyond them stay
-    /// until [`Shaping::drop_rest`].
+    /// Gives the lanes these shapes. What is queued stays queued and leaves in order. There must be no lanes beyond
+    /// them: see [`Shaping::drop_rest`].
     pub(super) fn apply(&mut self, to: &Interface<'_>, shapes: &[LinkShape]) -> io::Result<()> {
         let plain = shapes.iter().all(|shape| *shape == LinkShape::default());
         if self.shapes == shapes || (plain && self.is_bare()) {
@@ -76,11 +76,21 @@ impl Shaping {
         Ok(())
     }
 
-    /// Removes lanes that no packet takes any more.
-    pub(super) fn drop_rest(&mut self, link: &Netlink, index: u32) -> io::Result<()> {
-        let kept = self.shapes.len();
+    /// Removes all lanes but the first `kept`, which no packet may take any more, and writes down what they have
+    /// counted. To be done before what is kept gets other shapes: the kernel refuses one that duplicates packets
+    /// as long as there are others beside it.
+    pub(super) fn drop_rest(&mut self, to: &Interface<'_>, kept: usize) -> io::Result<()> {
+        if self.lanes() <= kept {
+            return Ok(());
+        }
+        let queues = to.link.queues()?;
         while self.lanes() > kept {
             let lane = self.lanes() - 1;
+            if let (Some(shape), Some(since)) = (self.shapes.get(lane), self.since.get(lane)) {
+                self.over.push(self.lane(lane, shape, since, to.index, &queues));
+            }
+            self.shapes.truncate(lane);
+            self.since.truncate(lane);
             // What is below a class goes with it.
             let [class, netem, queue] =
                 [tc::class_of, tc::netem_of, tc::queue_of].map(|of| of(lane));
@@ -88,7 +98,7 @@ impl Shaping {
                 self.parts.extract_if(.., |part| [class, netem, queue].contains(&part.handle()))
             {
                 if part.handle() == class {
-                    link.remove_part(index, &part)?;
+                    to.link.remove_part(to.index, &part)?;
                 }
             }
         }
@@ -136,7 +146,8 @@ impl Shaping {
         Ok(reports)
     }
 
-    fn lanes(&self) -> usize {
+    /// How many lanes there are.
+    pub(super) fn lanes(&self) -> usize {
         self.parts.iter().filter(|part| part.is_class()).count()
     }
 
@@ -148,9 +159,9 @@ impl Shaping {
             return Ok(());
         }
         let queues = to.link.queues()?;
-        for lane in 0..self.shapes.len().max(shapes.len()) {
-            let (before, after) = (self.shapes.get(lane), shapes.get(lane));
-            if before == after {
+        for (lane, after) in shapes.iter().enumerate() {
+            let before = self.shapes.get(lane);
+            if before == Some(after) {
                 continue;
             }
             if let (Some(shape), Some(since)) = (before, self.since.get(lane)) {
@@ -163,7 +174,6 @@ impl Shaping {
                 self.since.push(counted);
             }
         }
-        self.since.truncate(shapes.len());
         Ok(())
     }
 

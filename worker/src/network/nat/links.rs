@@ -26,6 +26,8 @@ const CARRIER_PATIENCE: u32 = 10_000;
 pub(super) struct Pair<'a> {
     /// The end in this namespace.
     pub(super) here: &'a str,
+    /// Its hardware address.
+    pub(super) hardware: [u8; 6],
     /// The end in the other one.
     pub(super) there: &'a str,
     /// The other namespace.
@@ -58,6 +60,7 @@ impl Links {
         let mut peer = named(pair.there, pair.mtu);
         peer.attributes.push(LinkAttribute::NetNsFd(pair.namespace.as_raw_fd()));
         let mut link = named(pair.here, pair.mtu);
+        link.attributes.push(LinkAttribute::Address(pair.hardware.to_vec()));
         link.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -160,7 +163,7 @@ impl Links {
         self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    fn ask(&self, what: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    pub(super) fn ask(&self, what: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.netlink.ask(what, flags)
     }
 }

@@ -11,26 +11,41 @@
 //! The kernel translates and filters by an nftables ruleset. It follows RFC 4787 for UDP and RFC 5382 for
 //! TCP as far as [`NatKind`] and [`NatSpec`] say.
 //!
+//! IPv6 it does not translate but forward, through a firewall: each instance has the address it would have
+//! without a NAT, and the switch sends to the outermost router what is for those behind it.
+//!
 //! ```text
-//! rules   its nftables ruleset        pure
-//! router  makes router namespaces and joins members to them
-//! tree    all routers behind one address
-//! links   interfaces, addresses and routes by netlink
-//! nft     runs `nft`, and says what is missing
+//! rules     its nftables ruleset for IPv4     pure
+//! firewall  and the one for IPv6              pure
+//! router    makes router namespaces and joins members to them
+//! tree      all routers behind one address
+//! links     interfaces, addresses and routes by netlink
+//! six       those of IPv6
+//! nft       runs `nft`, and says what is missing
 //! ```
 
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+mod firewall;
 mod links;
 pub(super) mod nft;
 mod router;
 mod rules;
+mod six;
 mod tree;
 
-pub use groundswell_common::nat::{NatKind, NatSpec, PortForward, SpecRefused, Transport};
+pub use firewall::firewall;
+pub use groundswell_common::nat::{Ipv6, NatKind, NatSpec, PortForward, SpecRefused, Transport};
 pub use router::Router;
 pub use rules::ruleset;
 pub use tree::{Tree, TreeSpec};
 
 use super::NetworkError;
+
+/// The addresses of IPv6 behind each member of a router, by the member's address in the router's network: an
+/// instance's own, or those behind an inner router. Empty where there is no IPv6.
+pub type Routed = BTreeMap<Ipv4Addr, Vec<Ipv6Addr>>;
 
 /// Why there is no NAT.
 #[derive(Debug, thiserror::Error)]

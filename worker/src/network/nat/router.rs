@@ -5,6 +5,7 @@
 //! device of its `wan`. When both are gone the kernel removes it, and with it the interfaces of its members.
 
 use std::fs::File;
+use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,10 +13,10 @@ use ipnet::Ipv4Net;
 
 use super::links::{self, Links, Pair};
 use super::rules::{WAN, ruleset};
-use super::{NatError, nft};
+use super::{NatError, Routed, firewall, nft, six};
 use crate::network::namespace::{fresh, inside, set_all};
 use crate::network::wire::open_device;
-use groundswell_common::nat::{NatSpec, SpecRefused};
+use groundswell_common::nat::{Ipv6, NatKind, NatSpec, SpecRefused};
 
 /// The bridge that the members of a router are plugged into.
 const LAN: &str = "lan";
@@ -35,22 +36,32 @@ const SETTINGS: [(&str, &str); 5] = [
 pub struct Router {
     namespace: File,
     spec: NatSpec,
+    routed: Routed,
     /// Its address outside, in the network that is there.
     outside: Ipv4Net,
     /// Where its default route leads, when it is a member of another router.
     gateway: Option<Ipv4Addr>,
     mtu: u16,
-    rebindings: u16,
+    /// Its zone of connection tracking for IPv4, another one after each time it has forgotten its mappings.
+    zone: u16,
+    /// The same for IPv6.
+    zone_v6: u16,
 }
 
 impl Router {
-    /// Makes a router whose outside is a TUN device, which is returned: an end of the data network.
+    /// Makes a router whose outside is a TUN device, which is returned: an end of the data network. `routed` says
+    /// which addresses of IPv6 it is the way to.
     ///
     /// # Errors
     ///
     /// When the specification is wrong, `nft` is missing, or the kernel refuses.
-    pub fn new(spec: NatSpec, outside: Ipv4Net, mtu: u16) -> Result<(Self, OwnedFd), NatError> {
-        let router = Self::prepare(spec, outside, mtu)?;
+    pub fn new(
+        spec: NatSpec,
+        routed: Routed,
+        outside: Ipv4Net,
+        mtu: u16,
+    ) -> Result<(Self, OwnedFd), NatError> {
+        let router = Self::prepare(spec, routed, outside, mtu)?;
         let device = inside(router.namespace(), || {
             let links = Links::here()?;
             let device = open_device(WAN)?;
@@ -58,6 +69,10 @@ impl Router {
             links.add_address(WAN, outside)?;
             links.set_up(WAN)?;
             links.add_default_route_into(WAN)?;
+            if !router.routed.is_empty() {
+                six::allow(WAN)?;
+                links.add_route_v6(None, WAN, None)?;
+            }
             Ok(device.into())
         });
         let device = device.map_err(NatError::host("make the outer interface of a router"))?;
@@ -70,22 +85,44 @@ impl Router {
     /// # Errors
     ///
     /// As [`Router::new`] and [`Router::join`].
-    pub fn behind(outer: &Self, spec: NatSpec, address: Ipv4Addr) -> Result<Self, NatError> {
+    pub fn behind(
+        outer: &Self,
+        spec: NatSpec,
+        routed: Routed,
+        address: Ipv4Addr,
+    ) -> Result<Self, NatError> {
         outer.spec.check_member(address)?;
         let outside = Ipv4Net::new(address, outer.spec.lan.prefix_len())
             .expect("the prefix length is a network's");
-        let mut router = Self::prepare(spec, outside, outer.mtu)?;
+        let mut router = Self::prepare(spec, routed, outside, outer.mtu)?;
         router.gateway = Some(outer.spec.gateway());
-        outer.join(router.namespace(), WAN, address)?;
+        outer.plug(router.namespace(), WAN, address)?;
         Ok(router)
     }
 
-    /// Gives a network namespace an interface in the router's inner network and a default route through it.
+    /// Gives a network namespace an interface in the router's inner network and a default route through it, and
+    /// what the router has for that member of IPv6.
     ///
     /// # Errors
     ///
     /// When the address is not one for members or is taken, or the kernel refuses.
     pub fn join(
+        &self,
+        member: BorrowedFd<'_>,
+        interface: &str,
+        address: Ipv4Addr,
+    ) -> Result<(), NatError> {
+        self.plug(member, interface, address)?;
+        let Some(own) = self.routed.get(&address) else { return Ok(()) };
+        inside(member, || {
+            let links = Links::here()?;
+            own.iter().try_for_each(|own| links.add_address_v6(interface, *own))
+        })
+        .map_err(NatError::host(format!("give `{interface}` its IPv6 address")))
+    }
+
+    /// Connects a member, an instance or another router.
+    fn plug(
         &self,
         member: BorrowedFd<'_>,
         interface: &str,
@@ -102,6 +139,7 @@ impl Router {
         inside(member, || {
             Links::here()?.add_pair(&Pair {
                 here: interface,
+                hardware: hardware_of(address),
                 there: &port,
                 namespace: self.namespace(),
                 mtu: self.mtu,
@@ -124,24 +162,60 @@ impl Router {
             links.wait_until_it_sends(&port)?;
             links.wait_until_it_sends(LAN)
         })
-        .map_err(NatError::host("wait for a member's end of its router"))
+        .map_err(NatError::host("wait for a member's end of its router"))?;
+        self.lead(member, interface, address)
     }
 
-    /// Forgets all mappings and connections, as a router does that is switched off and on. The next
+    /// Leads IPv6 from a member to the outside and from there to what is behind the member, if there is any.
+    fn lead(
+        &self,
+        member: BorrowedFd<'_>,
+        interface: &str,
+        address: Ipv4Addr,
+    ) -> Result<(), NatError> {
+        let Some(behind) = self.routed.get(&address) else { return Ok(()) };
+        let failed = || NatError::host(format!("lead IPv6 to `{interface}`"));
+        inside(member, || {
+            six::allow(interface)?;
+            let links = Links::here()?;
+            links.add_neighbour(interface, six::GATEWAY, hardware_of(self.spec.gateway()))?;
+            links.add_route_v6(None, interface, Some(six::GATEWAY))
+        })
+        .map_err(failed())?;
+        let via = six::member(address);
+        inside(self.namespace(), || {
+            let links = Links::here()?;
+            links.add_neighbour(LAN, via, hardware_of(address))?;
+            behind.iter().try_for_each(|to| links.add_route_v6(Some(*to), LAN, Some(via)))
+        })
+        .map_err(failed())
+    }
+
+    /// Forgets all mappings and connections, also those of IPv6, as a router does that is switched off and on. The next
     /// mappings have other external ports.
     ///
     /// # Errors
     ///
     /// When the kernel refuses. The mappings are as they were then.
     pub fn rebind(&mut self) -> Result<(), NatError> {
-        // Zone 0 is the one a router begins with.
-        let rebindings = self.rebindings.checked_add(1).unwrap_or(1);
-        self.load(self.outside.addr(), rebindings)?;
-        self.rebindings = rebindings;
+        let zone = self.next_zone();
+        self.load(self.outside.addr(), zone, zone)?;
+        (self.zone, self.zone_v6) = (zone, zone);
         Ok(())
     }
 
-    /// Gives the router another address outside, in the same network. All mappings are lost.
+    /// Makes it a router of another kind, which has no mappings yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Router::rebind`]. It is what it was then.
+    pub fn become_kind(&mut self, kind: NatKind) -> Result<(), NatError> {
+        let before = std::mem::replace(&mut self.spec.kind, kind);
+        self.rebind().inspect_err(|_| self.spec.kind = before)
+    }
+
+    /// Gives the router another address outside, in the same network. All mappings are lost. The addresses of IPv6
+    /// are not its own, and stay.
     ///
     /// # Errors
     ///
@@ -150,8 +224,8 @@ impl Router {
         let old = self.outside;
         let new =
             Ipv4Net::new(address, old.prefix_len()).expect("the prefix length is the old one");
-        let rebindings = self.rebindings.checked_add(1).unwrap_or(1);
-        self.load(address, rebindings)?;
+        let zone = self.next_zone();
+        self.load(address, zone, self.zone_v6)?;
         inside(self.namespace(), || {
             let links = Links::here()?;
             links.remove_address(WAN, old)?;
@@ -162,7 +236,7 @@ impl Router {
             }
         })
         .map_err(NatError::host(format!("set the outer address of a router to {address}")))?;
-        (self.outside, self.rebindings) = (new, rebindings);
+        (self.outside, self.zone) = (new, zone);
         Ok(())
     }
 
@@ -186,37 +260,65 @@ impl Router {
 
     /// Makes a router that has no outside. Its rules are there before its outside is, so that nothing ever
     /// passes it untranslated.
-    fn prepare(spec: NatSpec, outside: Ipv4Net, mtu: u16) -> Result<Self, NatError> {
+    fn prepare(
+        spec: NatSpec,
+        mut routed: Routed,
+        outside: Ipv4Net,
+        mtu: u16,
+    ) -> Result<Self, NatError> {
         spec.check(outside)?;
+        if spec.ipv6 == Ipv6::Off || !six::is_there() {
+            routed.clear();
+        }
         let namespace = fresh().map_err(NatError::host("make a network namespace"))?;
-        let inner = Ipv4Net::new(spec.gateway(), spec.lan.prefix_len())
-            .expect("the prefix length is valid");
-        inside(namespace.as_fd(), || {
-            set_all(&SETTINGS)?;
-            let links = Links::here()?;
-            links.set_up("lo")?;
-            links.add_bridge(LAN, mtu, hardware_of(spec.gateway()))?;
-            links.add_address(LAN, inner)?;
-            links.set_up(LAN)
-        })
-        .map_err(NatError::host("set up a router"))?;
-        let router = Self { namespace, spec, outside, gateway: None, mtu, rebindings: 0 };
-        router.load(outside.addr(), 0)?;
-        let timeout = router.spec.mapping_timeout_s.to_string();
-        let timeouts = ["udp_timeout", "udp_timeout_stream"]
-            .map(|name| format!("netfilter/nf_conntrack_{name}"));
-        let timeouts = timeouts.each_ref().map(|name| (name.as_str(), timeout.as_str()));
-        // These settings are there once the rules have made the kernel track connections.
-        inside(router.namespace(), || set_all(&timeouts))
+        inside(namespace.as_fd(), || make_lan(&spec, mtu, !routed.is_empty()))
+            .map_err(NatError::host("set up a router"))?;
+        let router =
+            Self { namespace, spec, routed, outside, gateway: None, mtu, zone: 0, zone_v6: 0 };
+        router.load(outside.addr(), 0, 0)?;
+        inside(router.namespace(), || set_timeout(router.spec.mapping_timeout_s))
             .map_err(NatError::host("set how long mappings live"))?;
         Ok(router)
     }
 
-    fn load(&self, external: Ipv4Addr, rebindings: u16) -> Result<(), NatError> {
-        let rules = ruleset(&self.spec, external, rebindings);
+    fn next_zone(&self) -> u16 {
+        // Zone 0 is the one a router begins with.
+        self.zone.checked_add(1).unwrap_or(1)
+    }
+
+    fn load(&self, external: Ipv4Addr, zone: u16, zone_v6: u16) -> Result<(), NatError> {
+        let rules =
+            ruleset(&self.spec, external, zone) + &firewall(&self.spec, &self.routed, zone_v6);
         let loaded = inside(self.namespace(), || Ok(nft::load(&rules)));
         loaded.map_err(NatError::host("enter the namespace of a router"))?
     }
+}
+
+/// Makes the inside of a router in the calling thread's namespace.
+fn make_lan(spec: &NatSpec, mtu: u16, ipv6: bool) -> io::Result<()> {
+    let inner =
+        Ipv4Net::new(spec.gateway(), spec.lan.prefix_len()).expect("the prefix length is valid");
+    set_all(&SETTINGS)?;
+    let links = Links::here()?;
+    links.set_up("lo")?;
+    links.add_bridge(LAN, mtu, hardware_of(spec.gateway()))?;
+    links.add_address(LAN, inner)?;
+    links.set_up(LAN)?;
+    if !ipv6 {
+        return Ok(());
+    }
+    set_all(&[("ipv6/conf/all/forwarding", "1")])?;
+    six::allow(LAN)?;
+    links.add_address_v6(LAN, six::GATEWAY)
+}
+
+/// Sets how long the kernel remembers a flow of UDP, of both versions. It can once rules have made it track
+/// connections.
+fn set_timeout(seconds: u32) -> io::Result<()> {
+    let seconds = seconds.to_string();
+    let names =
+        ["udp_timeout", "udp_timeout_stream"].map(|name| format!("netfilter/nf_conntrack_{name}"));
+    set_all(&names.each_ref().map(|name| (name.as_str(), seconds.as_str())))
 }
 
 /// A hardware address that nobody assigns to anything else, as unique as the address.

@@ -1,16 +1,19 @@
-//! The nftables ruleset that makes a kernel be the NAT that a specification describes.
+//! The nftables ruleset that makes a kernel be the NAT that a specification describes. It is for IPv4.
 //!
 //! The kernel's own NAT maps each connection for itself. A NAT whose mapping is endpoint-independent
 //! (RFC 4787 section 4.1) has to remember its mappings: the ruleset learns them from the packets that leave,
 //! once translated, and offers them to the first packet of each later connection.
 //!
 //! ```text
-//! mappings  inner address and port -> external port    what leaves takes the same external port
-//! owners    external port -> inner address and port    what arrives finds its way in
-//! used      external ports                             a second member does not take a first one's port
-//! peers     whom a mapping has sent to                 the filter of both restricted kinds
+//! mappings    inner address and port -> external port    what leaves takes the same external port
+//! owners      external port -> inner address and port    what arrives finds its way in
+//! used        external ports                             a second member does not take a first one's port
+//! forwarders  inner address and port -> external port    the member of a forward has its port outside
+//! forwarded   external ports                             nobody else has
+//! peers       whom a mapping has sent to                 the filter of both restricted kinds
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
@@ -90,8 +93,33 @@ impl Rules<'_> {
             let elements: Vec<String> = self.spec.forwards.iter().map(to).collect();
             let elements = format!("elements = {{ {} }}", elements.join(", "));
             table("map forwards", &format!("{ports} : ipv4_addr . inet_service"), &elements);
+            if self.spec.kind.maps_independent_of_endpoint() {
+                let of = format!("ipv4_addr . {ports} : inet_service");
+                table("map forwarders", &of, &self.forwarders());
+                table("set forwarded", ports, &self.forwarded());
+            }
         }
         text
+    }
+
+    /// The members' ends of forwards, with the port that each has outside: the first, when there are more.
+    fn forwarders(&self) -> String {
+        let mut ends = BTreeMap::new();
+        for PortForward { transport, port, to } in &self.spec.forwards {
+            let end = format!("{} . {} . {}", to.ip(), transport.as_str(), to.port());
+            ends.entry(end).or_insert(port);
+        }
+        let elements: Vec<String> =
+            ends.iter().map(|(end, port)| format!("{end} : {port}")).collect();
+        format!("elements = {{ {} }}", elements.join(", "))
+    }
+
+    /// The ports of forwards, outside.
+    fn forwarded(&self) -> String {
+        let port =
+            |forward: &PortForward| format!("{} . {}", forward.transport.as_str(), forward.port);
+        let elements: Vec<String> = self.spec.forwards.iter().map(port).collect();
+        format!("elements = {{ {} }}", elements.join(", "))
     }
 
     fn zone(&self) -> String {
@@ -138,11 +166,21 @@ impl Rules<'_> {
         let Self { spec, external, rebinding } = self;
         let random = format!("snat ip to {external}:{RANDOM_PORTS} fully-random");
         let mut translate = Vec::new();
+        let forwards = spec.kind.maps_independent_of_endpoint() && !spec.forwards.is_empty();
+        if forwards {
+            // Its mapping is the forward, whoever speaks first.
+            let forwarder = "ip saddr . meta l4proto . th sport map @forwarders";
+            translate.push(format!("{PORTED} snat ip to {external} : {forwarder}"));
+        }
         if spec.kind.maps_independent_of_endpoint() {
             let mapping = "ip saddr . meta l4proto . th sport map @mappings";
             translate.push(format!("{PORTED} snat ip to {external} : {mapping}"));
         }
         if spec.kind.maps_independent_of_endpoint() && spec.preserve_ports && *rebinding == 0 {
+            if forwards {
+                // What is sent there goes to somebody else.
+                translate.push(format!("{PORTED} meta l4proto . th sport @forwarded {random}"));
+            }
             translate.push(format!("{PORTED} meta l4proto . th sport @used {random}"));
         } else {
             translate.push(format!("{PORTED} {random}"));
@@ -227,7 +265,7 @@ fn learn_from_coming() -> Vec<String> {
     rules
 }
 
-fn chain(name: &str, hook: &str, rules: &[String]) -> String {
+pub(super) fn chain(name: &str, hook: &str, rules: &[String]) -> String {
     let typed: Vec<String> =
         std::iter::once(format!("type {hook};")).chain(rules.iter().cloned()).collect();
     plain_chain(name, &typed)
@@ -291,6 +329,22 @@ mod tests {
         let straight = text(&NatSpec { hairpin: false, ..spec }, 0);
         assert!(!straight.contains("iifname != \"wan\" ip daddr 16.0.0.2 dnat"), "{straight}");
         assert!(!straight.contains("ct status dnat jump"), "{straight}");
+    }
+
+    #[test]
+    fn the_port_of_a_forward_is_its_members_and_nobody_elses() {
+        let to = |member, port| SocketAddrV4::new(Ipv4Addr::new(192, 168, 1, member), port);
+        let forward = |port, to| PortForward { transport: Transport::Udp, port, to };
+        let forwards =
+            vec![forward(4001, to(2, 5001)), forward(4002, to(2, 5001)), forward(80, to(3, 80))];
+        let spec = NatSpec { forwards, ..home(NatKind::FullCone) };
+        let text = text(&spec, 0);
+        let first = "elements = { 192.168.1.2 . udp . 5001 : 4001, 192.168.1.3 . udp . 80 : 80 }";
+        assert!(text.contains(first), "{text}");
+        assert!(text.contains("elements = { udp . 4001, udp . 4002, udp . 80 }"), "{text}");
+        let order = ["map @forwarders", "map @mappings", "sport @forwarded", "sport @used"];
+        let places: Vec<_> = order.iter().map(|rule| text.find(rule).expect(rule)).collect();
+        assert!(places.is_sorted(), "{text}");
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl Arrivals {
     /// Hands a packet over, or keeps it until its turn.
     pub(super) fn take(&mut self, packet: &Arrival<'_>) {
         let now = self.start.elapsed();
+        self.tallies.beat(now);
         match packet.to.download.turn(now, packet.bytes.len()) {
             Turn::Now => hand_over(packet.to, packet.counts, packet.bytes),
             Turn::At(due) => {
@@ -82,7 +83,7 @@ impl Arrivals {
             }
             Turn::Never => {
                 add(&packet.counts.overrun, 1);
-                self.tallies.download_overrun(packet.run, packet.to.download.bps());
+                self.tallies.download_overrun(packet.run, packet.to.download.bps(), 1);
             }
         }
     }
@@ -102,5 +103,48 @@ impl Arrivals {
 fn hand_over(port: &Port, counts: &Underlay, packet: &[u8]) {
     if !port.is_present() || !port.write_packet(packet) {
         add(&counts.untaken, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use groundswell_common::ids::InstanceId;
+
+    use super::*;
+    use crate::network::egress::gate::Gate;
+
+    const RUN: u64 = 1;
+
+    #[test]
+    fn a_thread_that_hands_over_does_not_stand_still() {
+        let start = Instant::now();
+        let mut arrivals = Arrivals::new(start);
+        arrivals.open(RUN);
+        let sink = File::options().write(true).open("/dev/null").expect("it takes everything");
+        let to = Arc::new(Port::new(1, InstanceId(1), sink.into(), Gate::new(None, 1)));
+        let counts = Arc::new(Underlay::default());
+        let packet = Arrival { run: RUN, to: &to, counts: &counts, bytes: &[0; 1_000] };
+        // One that is counted: stalls are those of runs that have something.
+        to.download.limit(1_000_000_000_000);
+        arrivals.take(&packet);
+        arrivals.deliver_due();
+        to.download.limit(0);
+        let woke = start.elapsed();
+        arrivals.woke();
+        // The machine may stop this thread for as long as it likes; that is seen from here as well.
+        let (mut last, mut longest) = (woke, Duration::ZERO);
+        while last - woke < Duration::from_millis(5) {
+            arrivals.take(&packet);
+            let now = start.elapsed();
+            (last, longest) = (now, longest.max(now - last));
+        }
+        to.download.limit(1_000_000_000_000);
+        arrivals.take(&packet);
+        arrivals.deliver_due();
+        longest = longest.max(start.elapsed() - last);
+        let stalls = arrivals.report(RUN).stalls;
+        assert!(stalls.longest <= longest * 2, "{stalls:?}, not {longest:?}");
     }
 }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// How many round trips are remembered.
 const REMEMBERED: usize = 32;
+/// How many must be known before the shortest is believed: on a machine that stands still for moments the first few
+/// may all be too long, and what is taken off would make packets arrive early.
+const ENOUGH: usize = 16;
 
 /// The latest round trips to another worker.
 ///
@@ -12,18 +15,21 @@ const REMEMBERED: usize = 32;
 #[derive(Debug)]
 pub(super) struct RoundTrips {
     latest: [Duration; REMEMBERED],
-    next: usize,
+    taken: usize,
 }
 
 impl RoundTrips {
     pub(super) fn new() -> Self {
-        Self { latest: [Duration::MAX; REMEMBERED], next: 0 }
+        Self { latest: [Duration::MAX; REMEMBERED], taken: 0 }
     }
 
-    /// Takes one in, and gives the delay of one way.
+    /// Takes one in, and gives the delay of one way: none until enough of them are known.
     pub(super) fn take(&mut self, trip: Duration) -> Duration {
-        self.latest[self.next] = trip;
-        self.next = (self.next + 1) % REMEMBERED;
+        self.latest[self.taken % REMEMBERED] = trip;
+        self.taken += 1;
+        if self.taken < ENOUGH {
+            return Duration::ZERO;
+        }
         self.latest.iter().min().copied().unwrap_or_default() / 2
     }
 }
@@ -68,6 +74,9 @@ mod tests {
     #[test]
     fn half_of_the_shortest_round_trip_counts_and_an_old_one_is_forgotten() {
         let mut trips = RoundTrips::new();
+        for _ in 1..ENOUGH {
+            assert_eq!(trips.take(MS * 10), Duration::ZERO, "too few are known");
+        }
         assert_eq!(trips.take(MS * 10), MS * 5);
         assert_eq!(trips.take(MS * 4), MS * 2);
         assert_eq!(trips.take(MS * 90), MS * 2);

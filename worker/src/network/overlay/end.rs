@@ -12,6 +12,7 @@ use super::counters::Underlay;
 use super::peer::{Away, Line, Peer};
 use super::receiver::{Neighbors, Receiver};
 use super::seal::Seal;
+use super::window::LIFE_SHIFT;
 use crate::network::thread::{Thread, ThreadParts};
 
 /// The way to other workers.
@@ -53,12 +54,14 @@ impl End {
             peers: Vec::new(),
             instances: BTreeMap::new(),
             counts: Arc::clone(counts),
+            again: others.again.is_some(),
             seal: others.seal.as_ref().map(|spec| Arc::new(Seal::new(spec, others.key))),
         };
         for (address, instances) in &others.workers {
             let (line, counts) = (Arc::clone(&self.line), Arc::clone(counts));
             let seal = links.seal.clone();
             let peer = Peer::new(line, *address, others.key, attempt, counts, seal);
+            let peer = peer.counting_from(u64::from(others.again.unwrap_or(0)) << LIFE_SHIFT);
             let peer = Arc::new(peer);
             links.instances.extend(instances.iter().map(|(instance, address)| {
                 let away = Away { instance: instance.0, peer: Arc::clone(&peer) };

@@ -50,6 +50,8 @@ pub struct Others {
     pub workers: Vec<(SocketAddr, BTreeMap<InstanceId, std::net::Ipv4Addr>)>,
     /// How what goes between them is encrypted, if it is.
     pub seal: Option<SealSpec>,
+    /// The life of this worker, when it goes on in the middle of the run: higher than that of any before it.
+    pub again: Option<u32>,
 }
 
 /// How the packets between a run's workers are encrypted.

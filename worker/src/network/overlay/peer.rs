@@ -96,6 +96,7 @@ pub(in crate::network) struct Peer {
     attempt: u32,
     pub(super) counts: Arc<Underlay>,
     seal: Option<Arc<Seal>>,
+    before_first: u64,
 }
 
 impl Peer {
@@ -108,7 +109,13 @@ impl Peer {
         seal: Option<Arc<Seal>>,
     ) -> Self {
         let (longest, delay_ns) = (AtomicUsize::new(usize::MAX), AtomicU64::new(0));
-        Self { line, address, to: address.into(), longest, delay_ns, run, attempt, counts, seal }
+        let to = address.into();
+        Self { line, address, to, longest, delay_ns, run, attempt, counts, seal, before_first: 0 }
+    }
+
+    /// Packets are counted from the number after this one.
+    pub(in crate::network) fn counting_from(self, before_first: u64) -> Self {
+        Self { before_first, ..self }
     }
 
     /// Finds out what the underlay takes whole. For the thread that reads the line, which is where the line is.
@@ -200,14 +207,15 @@ pub(in crate::network) struct Stream {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Packets sent.
+    /// The number of the last packet sent.
     sent: u64,
     lead: Lead,
 }
 
 impl Stream {
     pub(in crate::network) fn new(source: u32, destination: u32, to: Arc<Away>) -> Self {
-        Self { source, destination, to, state: Mutex::default() }
+        let state = State { sent: to.peer.before_first, ..State::default() };
+        Self { source, destination, to, state: Mutex::new(state) }
     }
 
     pub(in crate::network) fn leads_to(&self, away: &Arc<Away>) -> bool {

@@ -1,7 +1,7 @@
 //! The thread that takes what other workers send: a datagram comes in, a packet goes to its interface.
 //!
 //! It gets the same [`Change`]s as the threads of the data plane, and answers them in the same way. It also sends
-//! the probes by which the delay between workers is known.
+//! the probes by which the delay between workers is known. Like those threads it goes before all ordinary ones.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -27,6 +27,7 @@ use super::header::{self, Header, Kind};
 use super::peer::{Away, Line, Peer};
 use super::seal::Seal;
 use super::window::{Arrival, Window};
+use crate::network::pace::Pace;
 use crate::network::plane::{Change, Command};
 use crate::network::port::Port;
 use crate::network::probe::PROBES;
@@ -52,6 +53,8 @@ pub(in crate::network) struct Neighbors {
     /// The instances that are not here, with their addresses at the start.
     pub(in crate::network) instances: BTreeMap<u32, (Arc<Away>, Ipv4Addr)>,
     pub(in crate::network) counts: Arc<Underlay>,
+    /// Whether this worker goes on in the middle of the run.
+    pub(in crate::network) again: bool,
     /// What makes packets between workers unreadable and unforgeable, when the run wants that.
     pub(in crate::network) seal: Option<Arc<Seal>>,
 }
@@ -74,6 +77,8 @@ pub(in crate::network) struct Receiver {
     epoll: Epoll,
     wake: Arc<EventFd>,
     commands: Inbox<Command>,
+    pace: Pace,
+    start: Instant,
     runs: HashMap<u64, Run>,
     /// Runs by their name between workers.
     by_key: HashMap<u64, u64>,
@@ -100,6 +105,9 @@ impl Receiver {
             epoll,
             wake,
             commands,
+            // It waits for datagrams more than for times, so it never spins.
+            pace: Pace::new(Duration::ZERO),
+            start,
             runs: HashMap::new(),
             by_key: HashMap::new(),
             arrivals: Arrivals::new(start),
@@ -113,8 +121,10 @@ impl Receiver {
     pub(in crate::network) fn run(mut self) {
         // The kernel may otherwise add 50 µs to each sleep. Without it packets are only less punctual.
         let _ = prctl::set_timerslack(1);
+        self.pace.start(self.start.elapsed());
         while !self.stopped {
             self.wait();
+            self.pace.look_around(self.start.elapsed());
             self.arrivals.deliver_due();
             self.obey();
             self.receive();
@@ -125,8 +135,10 @@ impl Receiver {
     fn wait(&mut self) {
         let limit = [self.probe_due(), self.arrivals.next_due()].into_iter().flatten().min();
         let mut epoll = [PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN)];
+        self.pace.sleeps(self.start.elapsed());
         // An interrupted wait is a short one; everything is looked at in any case.
         let _ = ppoll(&mut epoll, limit.map(TimeSpec::from_duration), None);
+        self.pace.wakes(self.start.elapsed());
         self.arrivals.woke();
     }
 
@@ -171,6 +183,7 @@ impl Receiver {
             // Packets come with their destination's number, so addresses do not matter here.
             Change::Configure { .. }
             | Change::Readdress { .. }
+            | Change::Lead { .. }
             | Change::Place { .. }
             | Change::Relink { .. } => {}
         }
@@ -265,7 +278,7 @@ impl Run {
                     peer.measured(trips.take(Duration::from_nanos(trip)));
                 }
             }
-            Kind::Packet => self.deliver(&header, packet, &links.counts, arrivals),
+            Kind::Packet => self.deliver(&header, packet, &links, arrivals),
         }
         true
     }
@@ -274,15 +287,19 @@ impl Run {
         &mut self,
         header: &Header,
         packet: &[u8],
-        counts: &Arc<Underlay>,
+        links: &Neighbors,
         arrivals: &mut Arrivals,
     ) {
+        let counts = &links.counts;
         let Some(port) = self.ports.get(&InstanceId(header.destination & !PROBES)) else {
             return add(&counts.untaken, 1);
         };
         let window = match self.windows.entry((header.source, header.destination)) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Window::default()),
+            Entry::Vacant(entry) => {
+                let first = if links.again { header.sequence } else { 1 };
+                entry.insert(Window::before(first))
+            }
         };
         match window.take(header.sequence) {
             Arrival::New { missing } => add(&counts.lost, missing),

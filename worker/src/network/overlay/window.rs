@@ -1,4 +1,10 @@
 //! Which numbers of an ordered pair have arrived. Pure.
+//!
+//! The upper bits of a number name the life of the worker that sends. A worker that was restarted in the middle of a
+//! run counts from 1 again, in a higher life.
+
+/// How many bits count the packets of one life.
+pub(super) const LIFE_SHIFT: u32 = 40;
 
 /// How far behind the highest number one may still arrive.
 const WIDTH: u64 = 128;
@@ -28,13 +34,21 @@ pub(super) struct Window {
 }
 
 impl Window {
+    /// For a receiver that comes in the middle: this number will be the first.
+    pub(super) fn before(number: u64) -> Self {
+        Self { highest: number.saturating_sub(1), seen: 0 }
+    }
+
     /// Takes a number in.
     pub(super) fn take(&mut self, number: u64) -> Arrival {
         if number > self.highest {
             let step = number - self.highest;
             self.seen = if step < WIDTH { self.seen << step } else { 0 } | 1;
+            let begins = number >> LIFE_SHIFT > self.highest >> LIFE_SHIFT;
             self.highest = number;
-            return Arrival::New { missing: step - 1 };
+            // How many of the life before are missing nobody knows.
+            let before = if begins { number & ((1 << LIFE_SHIFT) - 1) } else { step };
+            return Arrival::New { missing: before.saturating_sub(1) };
         }
         let behind = self.highest - number;
         if behind >= WIDTH {
@@ -68,6 +82,19 @@ mod tests {
         assert_eq!(window.take(1_000), Arrival::New { missing: 995 });
         assert_eq!(window.take(2), Arrival::Forgotten);
         assert_eq!(window.take(999), Arrival::Late);
+    }
+
+    #[test]
+    fn a_sender_and_a_receiver_that_were_restarted_miss_nothing() {
+        let mut window = Window::default();
+        assert_eq!(window.take(7), Arrival::New { missing: 6 });
+        let life = 5 << LIFE_SHIFT;
+        assert_eq!(window.take(life + 2), Arrival::New { missing: 1 });
+        assert_eq!(window.take(life + 1), Arrival::Late);
+        assert_eq!(window.take(8), Arrival::Forgotten, "of the life before");
+        let mut window = Window::before(900);
+        assert_eq!(window.take(900), Arrival::New { missing: 0 });
+        assert_eq!(window.take(902), Arrival::New { missing: 1 });
     }
 
     proptest! {

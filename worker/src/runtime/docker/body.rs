@@ -8,8 +8,11 @@ use bollard::models::{
 };
 
 use super::Labels;
-use crate::runtime::{InstanceLabels, InstanceSpec, RuntimeError};
+use crate::runtime::cgroup::DEFAULT_PIDS;
+use crate::runtime::{DatasetBind, InstanceLabels, InstanceSpec, RuntimeError, ShareKey};
 
+/// Begins the name of every container.
+pub(super) const NAME_PREFIX: &str = "gs-";
 /// Label with the worker a container belongs to.
 pub(super) const WORKER_LABEL: &str = "dev.groundswell.worker";
 /// Label with the worker's epoch.
@@ -21,6 +24,10 @@ pub(super) const KEEP_LABEL: &str = "dev.groundswell.keep";
 const INIT: &str = "/.groundswell/init";
 /// The init process itself: a process and a thread that the plan's limit must not count.
 const PIDS_OF_INIT: u64 = 2;
+/// `/tmp` of a container that has no other place to write to.
+const SCRATCH: &str = "mode=1777,exec,size=512m";
+/// How much sooner than others the kernel ends a plan when the host has no memory left.
+const OOM_SCORE_ADJUSTMENT: i64 = 500;
 
 /// Capabilities that images of ordinary software need to start: to own and read their files whoever built
 /// them, to change to a user of their own, to stop their children, to listen on a low port. Missing on
@@ -46,7 +53,12 @@ pub(super) struct Ready {
 
 /// The name of an instance's container.
 pub(super) fn name(labels: &InstanceLabels) -> String {
-    format!("gs-{}-{}-{}", labels.run, labels.attempt, labels.instance)
+    format!("{NAME_PREFIX}{}-{}-{}", labels.run, labels.attempt, labels.instance)
+}
+
+/// With what the names of a share's containers begin.
+pub(super) fn begin_of_names((run, attempt): &ShareKey) -> String {
+    format!("gs-{run}-{attempt}-")
 }
 
 /// The request for an instance's container. `held` are the mounts of the init process.
@@ -84,14 +96,17 @@ fn host_config(
     host_cpus: f64,
 ) -> Result<HostConfig, RuntimeError> {
     let memory = spec.resources.memory_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
-    let pids = spec.resources.pids.map(|pids| pids.saturating_add(PIDS_OF_INIT));
+    let pids = spec.resources.pids.unwrap_or(DEFAULT_PIDS).saturating_add(PIDS_OF_INIT);
     let mut binds = vec![
         format!("{}:/outputs", spec.outputs.display()),
         format!("{}:/temp", spec.temp.display()),
     ];
+    let dataset = |one: &DatasetBind| format!("{}:{}:ro", one.from.display(), one.to.display());
+    binds.extend(spec.datasets.iter().map(dataset));
     binds.extend_from_slice(&ready.binds);
     binds.extend_from_slice(held);
-    let scratch = HashMap::from([("/tmp".to_owned(), "mode=1777,exec".to_owned())]);
+    let scratch = HashMap::from([("/tmp".to_owned(), SCRATCH.to_owned())]);
+    let has_scratch = ready.bare || spec.read_only_root;
     Ok(HostConfig {
         network_mode: Some("none".to_owned()),
         cap_drop: Some(vec!["ALL".to_owned()]),
@@ -102,10 +117,12 @@ fn host_config(
         memory,
         memory_swap: memory,
         nano_cpus: spec.resources.cpu_cores.map(|cores| nano_cpus(cores, host_cpus)),
-        pids_limit: pids.map(|pids| i64::try_from(pids).unwrap_or(i64::MAX)),
+        pids_limit: Some(i64::try_from(pids).unwrap_or(i64::MAX)),
         ulimits: Some(spec.ulimits.iter().map(|text| ulimit(text)).collect::<Result<_, _>>()?),
         binds: Some(binds),
-        tmpfs: ready.bare.then_some(scratch),
+        tmpfs: has_scratch.then_some(scratch),
+        readonly_rootfs: Some(spec.read_only_root),
+        oom_score_adj: Some(OOM_SCORE_ADJUSTMENT),
         extra_hosts: Some(extra_hosts(spec)),
         log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
         restart_policy: Some(RestartPolicy {

@@ -1,5 +1,6 @@
 //! A container that has to be removed, whatever happens to those who use it.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -7,10 +8,10 @@ use bollard::Docker;
 use bollard::errors::Error as Engine;
 use bollard::query_parameters::RemoveContainerOptions;
 use groundswell_common::chain::Chain;
-use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use super::held::Directory;
 use super::{host_error, told};
 use crate::runtime::RuntimeError;
 
@@ -27,19 +28,29 @@ pub(super) struct Container {
     keep: bool,
     tasks: TaskTracker,
     removed: AtomicBool,
-    _directory: TempDir,
+    directory: Directory,
 }
 
 impl Container {
     pub(super) fn new(
         docker: Docker,
         name: String,
-        directory: TempDir,
+        directory: Directory,
         keep: bool,
         tasks: TaskTracker,
     ) -> Self {
         let removed = AtomicBool::new(false);
-        Self { docker, name, keep, tasks, removed, _directory: directory }
+        Self { docker, name, keep, tasks, removed, directory }
+    }
+
+    /// Through which its init process is held.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory.0
+    }
+
+    /// Whether it stays after the run.
+    pub(super) fn is_kept(&self) -> bool {
+        self.keep
     }
 
     pub(super) fn name(&self) -> &str {

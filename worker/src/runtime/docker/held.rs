@@ -7,7 +7,7 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use groundswell_common::objects::digest;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -51,8 +50,9 @@ impl Here {
     }
 
     /// A new directory for a container.
-    pub(super) fn directory(&self, name: &str) -> io::Result<TempDir> {
-        tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&self.held)
+    pub(super) fn directory(&self, name: &str) -> io::Result<Directory> {
+        let made = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&self.held)?;
+        Ok(Directory(made.keep()))
     }
 
     /// The mounts of the init process and the resolver of a container that is held through `directory`, as Docker writes binds.
@@ -65,12 +65,33 @@ impl Here {
         mounts
     }
 
-    /// Removes what containers that are gone have left.
-    pub(super) fn clear(&self) -> io::Result<()> {
+    /// The directories there are.
+    pub(super) fn held(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.held).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    }
+
+    /// Removes what containers that are gone have left; the names of those that stay begin with one of `kept`.
+    pub(super) fn clear(&self, kept: &[String]) -> io::Result<()> {
         for entry in fs::read_dir(&self.held)? {
-            fs::remove_dir_all(entry?.path())?;
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !kept.iter().any(|begin| name.starts_with(begin.as_str())) {
+                fs::remove_dir_all(entry.path())?;
+            }
         }
         Ok(())
+    }
+}
+
+/// A container's directory, which goes when it is dropped.
+#[derive(Debug)]
+pub(super) struct Directory(pub(super) PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What is left is found by the next life.
+        let _left = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -89,6 +110,20 @@ pub(super) struct Control {
     pub(super) lines: tokio::io::Lines<BufReader<OwnedReadHalf>>,
     /// Where it is told what to do.
     pub(super) orders: tokio::net::unix::OwnedWriteHalf,
+}
+
+impl Control {
+    /// Takes over a connection of an earlier life of the worker, and asks how things are.
+    pub(super) fn again(socket: OwnedFd) -> io::Result<Self> {
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        // A byte always fits; an error is that of a closed socket, and the lines end then.
+        let _ended = (&socket).write_all(b"s");
+        let stream = UnixStream::from_std(socket)?;
+        // One that has ended has no number any more.
+        let pid = peer(&stream).unwrap_or_default();
+        let (read, orders) = stream.into_split();
+        Ok(Self { pid, lines: BufReader::new(read).lines(), orders })
+    }
 }
 
 impl Held {

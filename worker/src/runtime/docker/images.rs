@@ -5,6 +5,7 @@
 //! an image with nothing but empty directories, into which the host's programs and libraries are mounted
 //! read-only: an `exec:cargo` binary finds the C library it was linked with, a script finds its interpreter.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,9 @@ use std::time::Duration;
 
 use bollard::errors::Error as Engine;
 use bollard::models::ImageInspect;
-use bollard::query_parameters::{CreateImageOptions, ImportImageOptions, TagImageOptions};
+use bollard::query_parameters::{
+    CreateImageOptions, ImportImageOptions, ListImagesOptions, RemoveImageOptions, TagImageOptions,
+};
 use bollard::{Docker, body_full, body_try_stream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use groundswell_common::messages::{ImageKind, ImageRef};
@@ -21,7 +24,8 @@ use tokio_util::io::{ReaderStream, SyncIoBridge};
 
 use super::body::Ready;
 use super::host_error;
-use crate::runtime::RuntimeError;
+use crate::keep::disk::remove_at_once;
+use crate::runtime::{RuntimeError, StoredImage, StoredSize};
 
 /// Directories of the host a bundle sees, when the host has them.
 const HOST_DIRECTORIES: [&str; 14] = [
@@ -139,8 +143,51 @@ impl Images {
         })
     }
 
+    /// The bundles that are unpacked here, and the images in the engine that bear this runtime's names.
+    pub(super) async fn list(&self) -> Result<Vec<StoredImage>, RuntimeError> {
+        let entries = fs::read_dir(&self.bundles).into_iter().flatten().flatten();
+        let mut images: Vec<StoredImage> = entries
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let hex = name.strip_prefix("sha256-")?;
+                let size = StoredSize::Directory(entry.path());
+                Some(StoredImage { digest: format!("sha256:{hex}"), size })
+            })
+            .collect();
+        let ours = HashMap::from([("reference".to_owned(), vec!["groundswell/*".to_owned()])]);
+        let options = ListImagesOptions { filters: Some(ours), ..Default::default() };
+        let found = self.docker.list_images(Some(options)).await;
+        let found = found.map_err(|source| host_error("list images".to_owned(), source))?;
+        for image in found {
+            let digests = image.repo_tags.iter().filter_map(|tag| digest_of(tag));
+            let size = StoredSize::Shared(u64::try_from(image.size).unwrap_or(0));
+            images.extend(digests.map(|digest| StoredImage { digest, size: size.clone() }));
+        }
+        Ok(images)
+    }
+
+    /// Removes a bundle, or takes an image's name away in the engine, which removes it unless it has another one.
+    pub(super) async fn forget(&self, digest: &str) -> Result<(), RuntimeError> {
+        let bundle = self.bundle_of(digest);
+        let aside = self.bundles.join(format!("part-{}", digest.replace(':', "-")));
+        let removed = tokio::task::spawn_blocking(move || remove_at_once(&bundle, &aside)).await;
+        removed
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(|source| host_error(format!("remove bundle `{digest}`"), source))?;
+        let reference = reference_of(digest);
+        match self.docker.remove_image(&reference, None::<RemoveImageOptions>, None).await {
+            Ok(_) | Err(Engine::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            Err(source) => Err(host_error(format!("remove image `{reference}`"), source)),
+        }
+    }
+
     fn bundle(&self, image: &ImageRef) -> PathBuf {
-        self.bundles.join(image.digest.replace(':', "-"))
+        self.bundle_of(&image.digest)
+    }
+
+    fn bundle_of(&self, digest: &str) -> PathBuf {
+        self.bundles.join(digest.replace(':', "-"))
     }
 
     async fn load(&self, image: &ImageRef, blob: &Path) -> Result<(), RuntimeError> {
@@ -173,7 +220,7 @@ impl Images {
     }
 
     async fn tag(&self, loaded: &str, image: &ImageRef) -> Result<(), RuntimeError> {
-        let (repo, tag) = name(image);
+        let (repo, tag) = name(&image.digest);
         let options = TagImageOptions { repo: Some(repo), tag: Some(tag) };
         self.docker
             .tag_image(loaded, Some(options))
@@ -203,14 +250,24 @@ impl Images {
 }
 
 /// Repository and tag of a fetched image. The tag is the whole digest, the repository is for reading.
-fn name(image: &ImageRef) -> (String, String) {
-    let hex = image.digest.trim_start_matches("sha256:");
+fn name(digest: &str) -> (String, String) {
+    let hex = digest.trim_start_matches("sha256:");
     (format!("groundswell/{}", hex.get(..12).unwrap_or(hex)), hex.to_owned())
 }
 
 fn reference(image: &ImageRef) -> String {
-    let (repo, tag) = name(image);
+    reference_of(&image.digest)
+}
+
+fn reference_of(digest: &str) -> String {
+    let (repo, tag) = name(digest);
     format!("{repo}:{tag}")
+}
+
+/// The digest of an image whose name in the engine this runtime has given.
+fn digest_of(tag: &str) -> Option<String> {
+    let digest = format!("sha256:{}", tag.rsplit_once(':')?.1);
+    (reference_of(&digest) == tag && digest.len() == "sha256:".len() + 64).then_some(digest)
 }
 
 fn bare_reference() -> String {
@@ -284,6 +341,15 @@ mod tests {
         assert_eq!(loaded("Loaded image ID: sha256:ab\n").as_deref(), Some("sha256:ab"));
         assert_eq!(loaded("Loaded image: a:latest\n").as_deref(), Some("a:latest"));
         assert_eq!(loaded(""), None);
+    }
+
+    #[test]
+    fn only_a_name_that_was_given_here_is_a_digest() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        assert_eq!(digest_of(&reference_of(&digest)), Some(digest));
+        for other in ["groundswell/bare:1", "groundswell/abc:latest", "groundswell/ab:ab", "a"] {
+            assert_eq!(digest_of(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -13,14 +13,14 @@
 //! A container is created and started at once, with an init process of ours in place of the image's entry
 //! point (`worker/init`). It waits on a socket until the worker has wired its network namespace and lets the
 //! plan go, so letting ten thousand instances go is ten thousand bytes and not ten thousand calls to the
-//! engine. The socket is a dead-man switch as well: when the worker dies, its containers end.
+//! engine. The socket is a dead-man switch as well: when the worker dies, and its keeper lets go, its containers end.
 //!
 //! Stdout and stderr are named pipes between plan and worker. Nothing passes through the engine, so nothing
 //! is lost when it restarts, and `docker logs` shows nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,19 +32,22 @@ use bollard::query_parameters::{CreateContainerOptions, ListContainersOptions};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures::StreamExt as _;
 use groundswell_common::chain::Chain;
-use groundswell_common::ids::{Epoch, WorkerId};
+use groundswell_common::ids::{Attempt, Epoch, RunId, WorkerId};
 use groundswell_common::messages::{ImageRef, RuntimeKind};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use self::container::Container;
-use self::held::{Control, Held, Here};
+use self::held::{Control, Directory, Held, Here};
 use self::images::Images;
 use self::instance::DockerInstance;
 use crate::network::nat::TreeSpec;
-use crate::network::wire::{self, WireSpec, Wired};
-use crate::runtime::{Behind, Created, InstanceSpec, Nat, Runtime, RuntimeError};
+use crate::network::wire::{self, TUN_ADVICE, WireSpec, Wired};
+use crate::runtime::{
+    Behind, Created, Instance, InstanceLabels, InstanceSpec, Nat, Place, Runtime, RuntimeError,
+    ShareKey, StoredImage, Trace, attempt_of,
+};
 
 mod body;
 mod container;
@@ -164,8 +167,54 @@ impl Runtime for DockerRuntime {
         nat::make(spec).await
     }
 
-    async fn reap(&self, worker: &WorkerId) -> Vec<RuntimeError> {
-        self.inner.reap(worker).await
+    async fn adopt(
+        &self,
+        labels: &InstanceLabels,
+        note: &[u8],
+        tie: OwnedFd,
+        control: BorrowedFd<'_>,
+    ) -> Result<Box<dyn Instance>, RuntimeError> {
+        self.inner.adopt(labels, note, tie, control).await
+    }
+
+    async fn reap_but(&self, worker: &WorkerId, kept: &[ShareKey]) -> Vec<RuntimeError> {
+        self.inner.reap(worker, kept).await
+    }
+
+    async fn traces(&self, worker: &WorkerId) -> Result<Vec<Trace>, RuntimeError> {
+        self.inner.traces(worker).await
+    }
+
+    async fn remove_trace(&self, trace: &Trace) -> Result<(), RuntimeError> {
+        match &trace.place {
+            Place::Container(name) => container::remove(&self.inner.docker, name).await,
+            // A directory is removed by whoever found it, which needs no engine.
+            Place::Directory(_) | Place::ControlGroup(_) | Place::File(_) => Ok(()),
+        }
+    }
+
+    async fn images(&self) -> Result<Vec<StoredImage>, RuntimeError> {
+        self.inner.images.list().await
+    }
+
+    async fn forget(&self, digest: &str) -> Result<(), RuntimeError> {
+        self.inner.images.forget(digest).await
+    }
+
+    async fn directories(&self) -> Vec<PathBuf> {
+        let info = self.inner.docker.info().await.ok();
+        info.and_then(|info| info.docker_root_dir).map(PathBuf::from).into_iter().collect()
+    }
+
+    async fn written(&self, worker: &WorkerId) -> BTreeMap<(RunId, Attempt), u64> {
+        let found = self.inner.containers_of(worker, true).await.unwrap_or_default();
+        let mut written = BTreeMap::new();
+        for container in found {
+            let bytes = container.size_rw.and_then(|bytes| u64::try_from(bytes).ok());
+            let (Some((_, attempt)), Some(bytes)) = (named(&container), bytes) else { continue };
+            *written.entry(attempt).or_default() += bytes;
+        }
+        written
     }
 }
 
@@ -175,8 +224,8 @@ impl Inner {
         let name = body::name(&spec.labels);
         let no_hold = |source| host_error(format!("hold container `{name}`"), source);
         let directory = self.here.directory(&name).map_err(no_hold)?;
-        let mut held = Held::new(directory.path()).map_err(no_hold)?;
-        let mounts = self.here.mounts(directory.path());
+        let mut held = Held::new(&directory.0).map_err(no_hold)?;
+        let mounts = self.here.mounts(&directory.0);
         let body = body::body(&spec, &ready, &mounts, self.host.cpus)?;
         self.make_room_and_create(&name, spec.labels.epoch, body).await?;
         // From here on the container is removed when anything fails, and also when the caller gives up.
@@ -185,7 +234,7 @@ impl Inner {
         match self.start_held(container.name(), &mut held, &spec).await {
             Ok((control, wired, link)) => {
                 let (stdout, stderr) = held.into_pipes();
-                let instance = Box::new(DockerInstance::watch(container, control, link));
+                let instance = Box::new(self.watch(container, control, link, spec.again));
                 Ok(Created { instance, wired, stdout, stderr })
             }
             Err(error) => {
@@ -195,6 +244,39 @@ impl Inner {
                 Err(error)
             }
         }
+    }
+
+    fn watch(
+        &self,
+        container: Container,
+        control: Control,
+        link: OwnedFd,
+        again: bool,
+    ) -> DockerInstance {
+        let engine = self.config.socket.clone().unwrap_or_else(default_socket);
+        DockerInstance::watch(container, control, (link, engine), again)
+    }
+
+    /// Goes on with a container of an earlier life of this worker.
+    async fn adopt(
+        &self,
+        labels: &InstanceLabels,
+        note: &[u8],
+        tie: OwnedFd,
+        control: BorrowedFd<'_>,
+    ) -> Result<Box<dyn Instance>, RuntimeError> {
+        let name = body::name(labels);
+        let doing = format!("go on with container `{name}`");
+        let note: instance::Note =
+            rmp_serde::from_slice(note).map_err(|err| host_error(doing.clone(), err))?;
+        let (docker, tasks) = (self.docker.clone(), self.tasks.clone());
+        let directory = Directory(note.directory);
+        let container = Container::new(docker, name, directory, note.keep, tasks);
+        let link = control.try_clone_to_owned().map_err(|err| host_error(doing.clone(), err))?;
+        let control = Control::again(tie).map_err(|err| host_error(doing, err))?;
+        let instance = self.watch(container, control, link, false);
+        instance.heard().await;
+        Ok(Box::new(instance))
     }
 
     /// Starts a container up to its init process and wires its network.
@@ -216,7 +298,10 @@ impl Inner {
         );
         let of_member = spec.behind.is_some();
         let theirs = netns.try_clone().map_err(no_wire)?;
-        let wired = wire(theirs, spec.wire, of_member).await.map_err(no_wire)?;
+        let wired = wire(theirs, spec.wire, of_member).await.map_err(|err| {
+            let text = format!("no network interface can be made ({err}); {TUN_ADVICE}");
+            no_wire(io::Error::other(text))
+        })?;
         if let Some(Behind { nat, member }) = &spec.behind {
             nat.join(*member, netns).await?;
         }
@@ -246,12 +331,20 @@ impl Inner {
         self.docker.create_container(Some(options), body).await.map(drop).map_err(refused(name))
     }
 
-    async fn reap(&self, worker: &WorkerId) -> Vec<RuntimeError> {
-        let found = match self.containers_of(worker).await {
+    async fn reap(&self, worker: &WorkerId, kept: &[ShareKey]) -> Vec<RuntimeError> {
+        let kept: Vec<String> = kept.iter().map(body::begin_of_names).collect();
+        let stays = |found: &ContainerSummary| {
+            let names = found.names.iter().flatten();
+            names
+                .map(|name| name.trim_start_matches('/'))
+                .any(|name| kept.iter().any(|begin| name.starts_with(begin.as_str())))
+        };
+        let found = match self.containers_of(worker, false).await {
             Ok(found) => found,
             Err(error) => return vec![error],
         };
-        let names = found.into_iter().filter(|found| !is_kept(found)).filter_map(|found| found.id);
+        let gone = found.into_iter().filter(|found| !is_kept(found) && !stays(found));
+        let names: Vec<String> = gone.filter_map(|found| found.id).collect();
         let errors: Vec<RuntimeError> = futures::stream::iter(names)
             .map(|name| async move { container::remove(&self.docker, &name).await.err() })
             .buffer_unordered(REMOVING_AT_ONCE)
@@ -259,20 +352,38 @@ impl Inner {
             .collect()
             .await;
         if *worker == self.config.worker && errors.is_empty() {
-            return self.here.clear().err().map_or_else(Vec::new, |source| {
+            return self.here.clear(&kept).err().map_or_else(Vec::new, |source| {
                 vec![host_error("remove what containers have left".to_owned(), source)]
             });
         }
         errors
     }
 
+    /// What is there of a worker; the directories that containers are held through belong to this worker alone.
+    async fn traces(&self, worker: &WorkerId) -> Result<Vec<Trace>, RuntimeError> {
+        let found = self.containers_of(worker, false).await?;
+        let containers = found.iter().filter(|found| !is_kept(found)).filter_map(named);
+        let trace = |(name, (run, attempt))| Trace { run, attempt, place: Place::Container(name) };
+        let mut traces: Vec<Trace> = containers.map(trace).collect();
+        if *worker == self.config.worker {
+            traces.extend(self.here.held().into_iter().filter_map(|path| {
+                let name = path.file_name()?.to_str()?.strip_prefix(body::NAME_PREFIX)?;
+                let (run, attempt) = attempt_of(name)?;
+                Some(Trace { run, attempt, place: Place::Directory(path) })
+            }));
+        }
+        Ok(traces)
+    }
+
     async fn containers_of(
         &self,
         worker: &WorkerId,
+        size: bool,
     ) -> Result<Vec<ContainerSummary>, RuntimeError> {
         let filter = format!("{}={worker}", body::WORKER_LABEL);
         let options = ListContainersOptions {
             all: true,
+            size,
             filters: Some(HashMap::from([("label".to_owned(), vec![filter])])),
             ..Default::default()
         };
@@ -290,6 +401,13 @@ async fn wire(netns: OwnedFd, spec: WireSpec, member: bool) -> io::Result<Wired>
         false => wire::wire_in(netns.as_fd(), &spec),
     };
     tokio::task::spawn_blocking(wired).await.map_err(io::Error::other).flatten()
+}
+
+/// The name of a container and the attempt it is of.
+fn named(container: &ContainerSummary) -> Option<(String, (RunId, Attempt))> {
+    let name = container.names.as_ref()?.first()?.trim_start_matches('/').to_owned();
+    let attempt = attempt_of(name.strip_prefix(body::NAME_PREFIX)?)?;
+    Some((name, attempt))
 }
 
 fn is_kept(container: &ContainerSummary) -> bool {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use groundswell_common::nat::NatKind;
 
 use super::host_error;
 use crate::network::nat::{NatError, Tree, TreeSpec};
@@ -49,6 +50,10 @@ impl Nat for Here {
 
     async fn rebind(&self) -> Result<(), RuntimeError> {
         self.with(Tree::rebind).await
+    }
+
+    async fn become_kind(&self, kind: Option<NatKind>) -> Result<(), RuntimeError> {
+        self.with(move |tree| tree.become_kind(kind)).await
     }
 
     async fn readdress(&self, address: Ipv4Addr) -> Result<(), RuntimeError> {

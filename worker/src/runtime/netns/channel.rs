@@ -1,4 +1,6 @@
 //! What worker, spawner and the instances' init processes tell each other: MessagePack over sequenced-packet sockets.
+//!
+//! The worker's keeper uses the same sockets, with messages of its own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use groundswell_common::messages::Resources;
+use groundswell_common::nat::NatKind;
 use groundswell_common::outcome::Exit;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg, setsockopt, sockopt,
@@ -17,11 +20,12 @@ use serde::de::DeserializeOwned;
 
 use crate::network::nat::TreeSpec;
 use crate::network::wire::WireSpec;
+use crate::runtime::DatasetBind;
 
 /// No message is larger.
 pub(super) const MAX_MESSAGE: usize = 1 << 20;
 /// No message carries more descriptors.
-const MAX_DESCRIPTORS: usize = 8;
+const MAX_DESCRIPTORS: usize = 16;
 
 /// The request to the spawner; the channel of what is to be made rides with it.
 #[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
@@ -42,12 +46,17 @@ pub(super) struct InitSpec {
     pub(super) env: BTreeMap<String, String>,
     pub(super) outputs: PathBuf,
     pub(super) temp: PathBuf,
+    pub(super) datasets: Vec<DatasetBind>,
     pub(super) hosts: BTreeMap<String, Ipv4Addr>,
     pub(super) resources: Resources,
     pub(super) ulimits: Vec<String>,
     pub(super) wire: WireSpec,
     /// Whether it is behind a NAT, which makes its data interface.
     pub(super) member: bool,
+    /// Whether it cannot write to its root.
+    pub(super) read_only: bool,
+    /// Whether it can be started again after it has ended, until it is parted with.
+    pub(super) again: bool,
 }
 
 /// Where its files come from.
@@ -68,13 +77,33 @@ pub(super) struct Hello {
     pub(super) unavailable: Option<String>,
 }
 
-/// What a worker asks of an instance. `Start` and `SetLink` are answered, in order, by [`FromInit::Done`].
+/// What a worker asks of an instance. `Start`, `Again`, `SetLink` and `Socket` are answered, in order, by [`FromInit::Done`],
+/// and `Attach` by [`FromInit::Attached`].
 #[derive(Debug, Serialize, serde::Deserialize)]
 pub(super) enum ToInit {
     Start,
+    /// Start the program again, which has ended.
+    Again {
+        incarnation: u32,
+    },
     Terminate,
     Kill,
-    SetLink { up: bool, address: Ipv4Addr, prefix: u8 },
+    /// Everything but this process stands still.
+    Pause,
+    /// And goes on.
+    Resume,
+    /// The program will not be started again.
+    Part,
+    /// The worker's next life asks how things are. What was answered before is not for it.
+    Attach,
+    /// End when everything else in the instance has.
+    Leave,
+    SetLink {
+        up: bool,
+        address: Ipv4Addr,
+        prefix: u8,
+    },
+    Socket,
 }
 
 /// What an instance tells its worker.
@@ -85,10 +114,12 @@ pub(super) enum FromInit {
     Ready { steps: Vec<(String, u32)>, notes: Vec<String> },
     /// It could not be prepared.
     Failed(Failure),
-    /// The answer to a request.
+    /// The answer to a request. With that to `Socket` comes the socket.
     Done(Result<(), Failure>),
     /// Its first process has ended and all others are gone.
     Exited(Exit),
+    /// Whether it was let go, and how it has ended if it has.
+    Attached { started: bool, exit: Option<Exit> },
 }
 
 /// What a worker asks of a NAT, each answered, in order, by a result. A first one says whether it was made; with
@@ -99,6 +130,8 @@ pub(super) enum ToNat {
     Join { member: u32 },
     /// Forget all mappings.
     Rebind,
+    /// Be of another kind, or of its own again.
+    Become { kind: Option<NatKind> },
     /// Take another address.
     Readdress { address: Ipv4Addr },
 }
@@ -144,7 +177,7 @@ impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
 }
 
 /// Makes room for large messages, as far as this user may.
-pub(super) fn make_room(socket: &OwnedFd) {
+pub(crate) fn make_room(socket: &OwnedFd) {
     if setsockopt(socket, sockopt::SndBufForce, &(2 * MAX_MESSAGE)).is_err() {
         // The kernel clamps it to what any user may have, which is enough for a usual environment.
         let _clamped = setsockopt(socket, sockopt::SndBuf, &(2 * MAX_MESSAGE));
@@ -157,7 +190,7 @@ pub(super) fn send<T: Serialize>(to: BorrowedFd<'_>, message: &T, fds: &[RawFd])
     send_bytes(to, &bytes, fds)
 }
 
-pub(super) fn send_bytes(to: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
+pub(crate) fn send_bytes(to: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
     let rights = [ControlMessage::ScmRights(fds)];
     let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
     let slice = [IoSlice::new(bytes)];
@@ -170,7 +203,7 @@ pub(super) fn send_bytes(to: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io:
 }
 
 /// Receives one message. `None` is the end.
-pub(super) fn receive<T: DeserializeOwned>(
+pub(crate) fn receive<T: DeserializeOwned>(
     from: BorrowedFd<'_>,
     buffer: &mut [u8],
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {

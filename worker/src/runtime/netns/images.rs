@@ -11,7 +11,8 @@ use tar::{Archive, EntryType};
 
 use super::host;
 use super::root::prepare_image;
-use crate::runtime::RuntimeError;
+use crate::keep::disk::remove_at_once;
+use crate::runtime::{RuntimeError, StoredImage, StoredSize};
 
 /// Marks a file of a lower layer as removed.
 const WHITEOUT: &str = ".wh.";
@@ -21,6 +22,9 @@ const OPAQUE: &str = ".wh..wh..opq";
 const MAX_LINKS: u32 = 40;
 /// Begins the name of a directory that is being unpacked.
 const UNFINISHED: &str = ".unfinished-";
+
+/// Begins the name of a directory with an image of a kind.
+const KINDS: [&str; 2] = ["bundle", "docker"];
 
 /// The images of this host.
 #[derive(Debug, Clone)]
@@ -126,6 +130,30 @@ impl Images {
             .collect()
     }
 
+    /// The images that are here, whole.
+    pub(super) fn list(&self) -> Vec<StoredImage> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let hex =
+                    KINDS.iter().find_map(|kind| name.strip_prefix(kind)?.strip_prefix('-'))?;
+                let size = StoredSize::Directory(entry.path());
+                Some(StoredImage { digest: format!("sha256:{hex}"), size })
+            })
+            .collect()
+    }
+
+    /// Removes an image.
+    pub(super) fn forget(&self, digest: &str) -> io::Result<()> {
+        let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
+        KINDS.iter().try_for_each(|kind| {
+            let name = format!("{kind}-{hex}");
+            let aside = self.directory.join(format!("{UNFINISHED}{name}"));
+            remove_at_once(&self.directory.join(name), &aside)
+        })
+    }
+
     fn home(&self, image: &ImageRef) -> Result<PathBuf, RuntimeError> {
         let hex = image.digest.strip_prefix("sha256:").unwrap_or_default();
         if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -135,8 +163,8 @@ impl Images {
             )));
         }
         let kind = match image.kind {
-            ImageKind::Bundle => "bundle",
-            ImageKind::Docker => "docker",
+            ImageKind::Bundle => KINDS[0],
+            ImageKind::Docker => KINDS[1],
         };
         Ok(self.directory.join(format!("{kind}-{hex}")))
     }
@@ -331,6 +359,13 @@ mod tests {
         fs::remove_file(&blob).unwrap();
         images.unpack(&bundle, &blob).unwrap();
         assert_eq!(fs::read_dir(dir.path().join("images")).unwrap().count(), 1);
+        assert_eq!(
+            images.list().iter().map(|one| &one.digest).collect::<Vec<_>>(),
+            [&bundle.digest]
+        );
+        images.forget(&bundle.digest).unwrap();
+        images.forget(&bundle.digest).unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("images")).unwrap().count(), 0);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The first process of an instance: prepares it, starts the plan, reaps what ends, and ends with it.
 //!
 //! It is a fork of the spawner and the PID 1 of its namespace, so the kernel ends everything else in the
-//! instance with it. It ends when its channel does: no instance outlives its worker. It is not in the
+//! instance with it. It ends when its channel does: no instance outlives its worker and the worker's keeper. When
+//! the plan has ended it stays and says how to whoever asks, until it is told to leave: the worker that it told may
+//! be killed before anyone else has heard. It is not in the
 //! instance's cgroup itself; the plan's limits are the plan's, and an instance out of memory cannot lose it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use groundswell_common::outcome::Exit;
@@ -23,9 +25,12 @@ use super::channel::{Doing, Failure, FromInit, InitSpec, ToInit, receive, send};
 use super::process::Program;
 use super::root::Template;
 use super::sys::close_all_but;
-use crate::network::wire::{Wired, set_link, wire, wire_member};
+use crate::network::wire::{Wired, set_link, stream_socket, wire, wire_member};
 use crate::runtime::LinkState;
 use crate::runtime::cgroup::{Cgroups, Entrance};
+
+/// How much sooner than others the kernel ends an instance when the host has no memory left.
+const OOM_SCORE_ADJUSTMENT: &str = "500";
 
 /// What the spawner has made ready for every instance.
 #[derive(Debug)]
@@ -59,8 +64,17 @@ pub(super) fn live(channel: &OwnedFd, spec: &InitSpec, ground: &Ground) -> Resul
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )
     .doing("listen for ended processes")?;
-    Init { channel: channel.as_fd(), control, entrance, program: Some(program), plan: None }
-        .serve(&signals)
+    let init = Init {
+        channel: channel.as_fd(),
+        control,
+        entrance,
+        program: Some(program),
+        again: spec.again,
+        plan: None,
+        exit: None,
+        leaves: false,
+    };
+    init.serve(&signals)
 }
 
 struct Prepared {
@@ -76,6 +90,7 @@ struct Prepared {
 
 fn prepare(spec: &InitSpec, ground: &Ground) -> Result<Prepared, Failure> {
     let mut steps = Steps { list: Vec::new(), last: Instant::now() };
+    end_before_the_worker();
     let entrance =
         ground.cgroups.leaf(&spec.name).create(&spec.resources).doing("make the cgroup")?;
     steps.done("cgroup");
@@ -83,6 +98,7 @@ fn prepare(spec: &InitSpec, ground: &Ground) -> Result<Prepared, Failure> {
     steps.done("network namespace");
     let wired = if spec.member { wire_member() } else { wire(&spec.wire) };
     let mut wired = wired.doing("wire the network namespace")?;
+    allow_pings();
     let network = match wired.device.take() {
         Some(device) => device,
         None => File::open("/proc/self/ns/net").doing("open the network namespace")?.into(),
@@ -106,6 +122,19 @@ fn prepare(spec: &InitSpec, ground: &Ground) -> Result<Prepared, Failure> {
     Ok(Prepared { program, entrance, wired, network, output: [stdout, stderr], steps, notes })
 }
 
+/// A host that runs out of memory takes it from plans before it takes it from the worker. Everyone may raise it.
+fn end_before_the_worker() {
+    let _as_high = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
+}
+
+/// Lets the plan open the datagram sockets with which an unprivileged `ping` works, as containers may.
+fn allow_pings() {
+    // In a user namespace there is one group only.
+    let everyone = ["0 2147483647", "0 0"];
+    let path = "/proc/sys/net/ipv4/ping_group_range";
+    let _allowed = everyone.iter().any(|groups| fs::write(path, groups).is_ok());
+}
+
 /// How long each step took, in microseconds.
 struct Steps {
     list: Vec<(String, u32)>,
@@ -125,15 +154,21 @@ struct Init<'a> {
     channel: BorrowedFd<'a>,
     control: OwnedFd,
     entrance: Entrance,
-    /// Until it is started.
+    /// Until it is started for the last time.
     program: Option<Program>,
+    /// Whether it may be started again.
+    again: bool,
     plan: Option<Pid>,
+    /// How the plan ended, if it has.
+    exit: Option<Exit>,
+    /// Whether nobody will ask how it ended.
+    leaves: bool,
 }
 
 impl Init<'_> {
-    fn serve(&mut self, signals: &SignalFd) -> Result<(), Failure> {
+    fn serve(mut self, signals: &SignalFd) -> Result<(), Failure> {
         let mut buffer = vec![0; 4096];
-        loop {
+        while self.exit.is_none() || !self.leaves {
             let mut ready = [
                 PollFd::new(signals.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.channel, PollFlags::POLLIN),
@@ -146,7 +181,7 @@ impl Init<'_> {
             if ended {
                 while matches!(signals.read_signal(), Ok(Some(_))) {}
                 if let Some(exit) = self.reap() {
-                    return self.end(exit);
+                    self.end(exit)?;
                 }
             }
             if asked {
@@ -155,25 +190,29 @@ impl Init<'_> {
                 else {
                     return Ok(());
                 };
-                if let Some(exit) = self.answer(&request)? {
-                    return self.end(exit);
+                if let Some(exit) = self.answer(&request)?
+                    && self.exit.is_none()
+                {
+                    self.end(exit)?;
                 }
             }
         }
+        Ok(())
     }
 
     /// Does what the worker asks. Returns how the instance ended, when it did.
     fn answer(&mut self, request: &ToInit) -> Result<Option<Exit>, Failure> {
         match request {
             ToInit::Start => {
-                let started = match self.program.take() {
-                    Some(program) => program.start(&self.entrance),
-                    None => Err(Failure::plan("the instance has been started before".to_owned())),
-                };
+                let started = self.start();
                 self.plan = self.plan.or(started.as_ref().ok().copied());
                 self.reply(started.map(drop))?;
                 let failed = self.plan.is_none();
                 return Ok(failed.then(|| Exit { code: Some(127), ..Exit::default() }));
+            }
+            ToInit::Again { incarnation } => {
+                let started = self.start_again(*incarnation);
+                self.reply(started)?;
             }
             ToInit::Terminate => match self.plan {
                 // It may have ended, which SIGCHLD tells.
@@ -184,12 +223,58 @@ impl Init<'_> {
                 kill_everything();
                 return Ok(self.plan.is_none().then(|| by_signal(Signal::SIGKILL as i32)));
             }
+            // There may be nothing but this process.
+            ToInit::Pause => drop(kill(Pid::from_raw(-1), Signal::SIGSTOP)),
+            ToInit::Resume => drop(kill(Pid::from_raw(-1), Signal::SIGCONT)),
+            ToInit::Part => {
+                self.again = false;
+                // Its output ends with the last process that has it open, and this one must not be that.
+                self.program = self.program.take().filter(|_| self.plan.is_none());
+            }
+            ToInit::Attach => {
+                let attached =
+                    FromInit::Attached { started: self.plan.is_some(), exit: self.exit.clone() };
+                send(self.channel, &attached, &[]).doing("answer the worker")?;
+            }
+            ToInit::Leave => self.leaves = true,
             ToInit::SetLink { up, address, prefix } => {
                 let link = LinkState { up: *up, address: *address, prefix: *prefix };
                 self.reply(set_link(self.control.as_fd(), link).doing("set the data interface"))?;
             }
+            ToInit::Socket => match stream_socket().doing("make a socket") {
+                Ok(socket) => {
+                    send(self.channel, &FromInit::Done(Ok(())), &[socket.as_raw_fd()])
+                        .doing("answer the worker")?;
+                }
+                Err(failure) => self.reply(Err(failure))?,
+            },
         }
         Ok(None)
+    }
+
+    /// Starts the program for the first time.
+    fn start(&mut self) -> Result<Pid, Failure> {
+        let fresh = self.plan.is_none() && self.exit.is_none();
+        match self.program.take().filter(|_| fresh) {
+            Some(program) => {
+                let started = program.start(&self.entrance);
+                self.program = Some(program).filter(|_| self.again && started.is_ok());
+                started
+            }
+            None => Err(Failure::plan("the instance has been started before".to_owned())),
+        }
+    }
+
+    /// Starts the program once more, after it has ended.
+    fn start_again(&mut self, incarnation: u32) -> Result<(), Failure> {
+        let program = match &mut self.program {
+            Some(program) if self.exit.is_some() && self.plan.is_some() => program,
+            _ => return Err(Failure::plan("the instance cannot be started again".to_owned())),
+        };
+        program.set_incarnation(incarnation)?;
+        self.plan = Some(program.start(&self.entrance)?);
+        self.exit = None;
+        Ok(())
     }
 
     /// Takes leave of processes that have ended. Returns how the plan's did.
@@ -211,10 +296,11 @@ impl Init<'_> {
     }
 
     /// Ends all that is left of the instance, then says how it ended.
-    fn end(&self, exit: Exit) -> Result<(), Failure> {
+    fn end(&mut self, exit: Exit) -> Result<(), Failure> {
         kill_everything();
         while waitpid(None, None).is_ok() {}
         let exit = Exit { oom_killed: self.entrance.oom_killed(), ..exit };
+        self.exit = Some(exit.clone());
         send(self.channel, &FromInit::Exited(exit), &[]).doing("report the end")
     }
 

@@ -18,7 +18,7 @@ use super::channel::{Failure, FromInit, ToInit, receive, send};
 use super::sys::watch as watch_socket;
 use super::{Inner, host};
 use crate::runtime::cgroup::Leaf;
-use crate::runtime::{Instance, LinkState, RuntimeError};
+use crate::runtime::{Instance, LinkState, RuntimeError, Tie};
 
 /// Messages of init are small.
 const BUFFER: usize = 16 * 1024;
@@ -32,7 +32,8 @@ struct State {
     gone: bool,
 }
 
-type Reply = oneshot::Sender<Result<(), Failure>>;
+/// What a request gets: the descriptors that come with its answer.
+type Reply = oneshot::Sender<Result<Vec<OwnedFd>, Failure>>;
 
 /// The channel to an instance's init process.
 #[derive(Debug)]
@@ -57,26 +58,42 @@ impl Channel {
 
     /// Hears what becomes of the instance, to its end.
     pub(super) async fn follow(self: Arc<Self>) {
-        while let Ok(Some((message, _))) = self.receive().await {
+        while let Ok(Some((message, descriptors))) = self.receive().await {
             match message {
                 FromInit::Done(done) => {
                     let waiting =
                         self.replies.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     if let Some(waiting) = waiting {
                         // Who asked may have stopped waiting.
-                        let _stopped = waiting.send(done);
+                        let _stopped = waiting.send(done.map(|()| descriptors));
                     }
                 }
                 FromInit::Exited(exit) => self.state.send_modify(|state| state.exit = Some(exit)),
-                FromInit::Ready { .. } | FromInit::Failed(_) => {}
+                FromInit::Ready { .. } | FromInit::Failed(_) | FromInit::Attached { .. } => {}
             }
         }
         self.replies.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.state.send_modify(|state| {
-            let killed = || Exit { signal: Some(libc::SIGKILL), ..Exit::default() };
+            let killed =
+                || Exit { signal: Some(libc::SIGKILL), from_outside: true, ..Exit::default() };
             state.exit.get_or_insert_with(killed);
             state.gone = true;
         });
+    }
+
+    /// Takes the place of an earlier life of the worker. Returns whether the instance was let go in it.
+    pub(super) async fn attach(&self) -> Result<bool, RuntimeError> {
+        let doing = "attach to the instance";
+        self.tell(&ToInit::Attach).map_err(|err| host(doing, err))?;
+        loop {
+            let heard = self.receive().await.map_err(|err| host(doing, err))?;
+            let gone = || host(doing, io::Error::other("its first process has ended"));
+            // What comes before was meant for the earlier life.
+            if let (FromInit::Attached { started, exit }, _) = heard.ok_or_else(gone)? {
+                self.state.send_modify(|state| state.exit = exit);
+                return Ok(started);
+            }
+        }
     }
 
     /// Asks without waiting for an answer. Small messages always fit into the socket.
@@ -84,7 +101,7 @@ impl Channel {
         send(self.socket.get_ref().as_fd(), request, &[])
     }
 
-    async fn ask(&self, request: &ToInit, doing: &str) -> Result<(), RuntimeError> {
+    async fn ask(&self, request: &ToInit, doing: &str) -> Result<Vec<OwnedFd>, RuntimeError> {
         let (reply, answer) = oneshot::channel();
         {
             // One lock over both, so that answers and those who wait for them are in the same order.
@@ -107,10 +124,23 @@ impl Channel {
 
 /// An instance made of namespaces.
 pub(super) struct NetnsInstance {
-    pub(super) channel: Arc<Channel>,
-    pub(super) leaf: Leaf,
+    channel: Arc<Channel>,
+    leaf: Leaf,
+    /// Whether an earlier life of the worker has let it go.
+    started: bool,
     /// Keeps the spawner.
-    pub(super) _runtime: Arc<Inner>,
+    _runtime: Arc<Inner>,
+}
+
+impl NetnsInstance {
+    pub(super) fn new(
+        channel: Arc<Channel>,
+        leaf: Leaf,
+        started: bool,
+        runtime: Arc<Inner>,
+    ) -> Self {
+        Self { channel, leaf, started, _runtime: runtime }
+    }
 }
 
 impl Drop for NetnsInstance {
@@ -122,7 +152,29 @@ impl Drop for NetnsInstance {
 #[async_trait]
 impl Instance for NetnsInstance {
     async fn start(&self) -> Result<(), RuntimeError> {
-        self.channel.ask(&ToInit::Start, "start the instance").await
+        if self.started {
+            return Ok(());
+        }
+        self.channel.ask(&ToInit::Start, "start the instance").await.map(drop)
+    }
+
+    async fn again(&self, incarnation: u32) -> Result<(), RuntimeError> {
+        // Its end was heard before anybody could ask for this, and the next one is heard after the answer.
+        self.channel.state.send_modify(|state| state.exit = None);
+        let request = ToInit::Again { incarnation };
+        self.channel.ask(&request, "start the instance again").await.map(drop)
+    }
+
+    async fn pause(&self) {
+        let _ended = self.channel.tell(&ToInit::Pause);
+    }
+
+    async fn resume(&self) {
+        let _ended = self.channel.tell(&ToInit::Resume);
+    }
+
+    async fn part(&self) {
+        let _ended = self.channel.tell(&ToInit::Part);
     }
 
     async fn wait(&self) -> Exit {
@@ -142,11 +194,25 @@ impl Instance for NetnsInstance {
 
     async fn set_link(&self, link: LinkState) -> Result<(), RuntimeError> {
         let LinkState { up, address, prefix } = link;
-        self.channel.ask(&ToInit::SetLink { up, address, prefix }, "set the data interface").await
+        let request = ToInit::SetLink { up, address, prefix };
+        self.channel.ask(&request, "set the data interface").await.map(drop)
+    }
+
+    async fn socket(&self) -> Result<OwnedFd, RuntimeError> {
+        let doing = "make a socket in the instance";
+        let socket = self.channel.ask(&ToInit::Socket, doing).await?.pop();
+        socket.ok_or_else(|| host(doing, io::ErrorKind::InvalidData.into()))
+    }
+
+    fn tie(&self) -> Option<Tie<'_>> {
+        let descriptor = self.channel.socket.get_ref().as_fd();
+        Some(Tie { descriptor, note: Vec::new(), container: None })
     }
 
     async fn remove(&self) -> Result<(), RuntimeError> {
         self.kill().await;
+        // One that is gone has left.
+        let _gone = self.channel.tell(&ToInit::Leave);
         let mut state = self.channel.state.subscribe();
         // An error means that the channel is gone, and the instance with it.
         drop(state.wait_for(|state| state.gone).await);

@@ -12,13 +12,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use groundswell_common::chain::Chain;
 use groundswell_common::ids::WorkerId;
 use groundswell_common::messages::{ImageKind, ImageRef, RuntimeKind};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -30,7 +31,11 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::cgroup::Cgroups;
-use super::{Behind, Created, InstanceSpec, Nat, Runtime, RuntimeError};
+use super::{
+    Behind, Created, Instance, InstanceLabels, InstanceSpec, Nat, Place, Runtime, RuntimeError,
+    ShareKey, StoredImage, Trace, attempt_of,
+};
+use crate::keeper::{Deposit, Keeper};
 use crate::network::nat::TreeSpec;
 use crate::network::wire::{NameSockets, Wired};
 use channel::{
@@ -41,18 +46,22 @@ use instance::{Channel, NetnsInstance};
 use nat::Kept;
 pub use spawner::spawner_main_if_asked;
 
-mod channel;
+pub(crate) mod channel;
+mod datasets;
 mod images;
 mod init;
 mod instance;
 mod nat;
 mod process;
 mod root;
+mod seccomp;
 mod spawner;
-mod sys;
+pub(crate) mod sys;
 
 /// How long the spawner may take to be ready; most of it is for the one before to clean up.
 const HELLO_LIMIT: Duration = Duration::from_secs(20);
+/// The name under which the keeper has the spawner.
+const DEPOSIT: &str = "netns";
 /// Instances prepared at the same time, for each processor. One waits some milliseconds for the kernel's RCU when
 /// it leaves the host's root, and others use the processor meanwhile; more only queue at the kernel's locks.
 const AT_ONCE_PER_CPU: usize = 4;
@@ -81,18 +90,36 @@ struct Inner {
     cgroups: Cgroups,
     missing: Vec<String>,
     socket: AsyncFd<OwnedFd>,
-    spawner: Mutex<Child>,
+    spawner: Spawner,
+    /// What instances live on with when this process is killed.
+    keeper: Option<Keeper>,
     permits: Semaphore,
     followers: TaskTracker,
     steps: Mutex<StepTimes>,
 }
 
+/// The spawner as its worker knows it.
+enum Spawner {
+    /// Started by this process.
+    Child(Mutex<Child>),
+    /// Started by an earlier life of this worker: it has this file locked.
+    Found(PathBuf),
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.keeper.as_ref().is_some_and(|keeper| !keeper.has_ended()) {
+            // The worker could not start. Its next life may.
+            return;
+        }
         // The spawner ends all instances and itself when its socket ends.
         let _ended = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
-        let spawner = self.spawner.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let _status = spawner.wait();
+        match &mut self.spawner {
+            Spawner::Child(child) => {
+                let _status = child.get_mut().unwrap_or_else(PoisonError::into_inner).wait();
+            }
+            Spawner::Found(lock) => spawner::wait_for_end(lock),
+        }
     }
 }
 
@@ -103,6 +130,55 @@ impl NetnsRuntime {
     ///
     /// [`RuntimeError::Unavailable`] when the kernel or the host's settings do not allow instances here.
     pub async fn new(config: NetnsConfig) -> Result<Self, RuntimeError> {
+        Self::with_keeper(config, None).await
+    }
+
+    /// Starts the spawner, or goes on with the one that the keeper has from an earlier life of this worker.
+    ///
+    /// # Errors
+    ///
+    /// As [`NetnsRuntime::new`].
+    pub async fn with_keeper(
+        config: NetnsConfig,
+        keeper: Option<Keeper>,
+    ) -> Result<Self, RuntimeError> {
+        if let Some(keeper) = keeper.clone()
+            && let Some(note) = keeper.found().get(DEPOSIT)
+        {
+            match Self::found(&config, keeper, note).await {
+                Ok(found) => return Ok(found),
+                Err(err) => warn!(error = %Chain(&err), "the spawner that was here is not used"),
+            }
+        }
+        Self::start(config, keeper).await
+    }
+
+    async fn found(
+        config: &NetnsConfig,
+        keeper: Keeper,
+        note: &[u8],
+    ) -> Result<Self, RuntimeError> {
+        let doing = "take over the spawner";
+        let missing =
+            rmp_serde::from_slice(note).map_err(|err| host(doing, io::Error::other(err)))?;
+        let mut descriptors = keeper.take(DEPOSIT).await.map_err(|err| host(doing, err))?;
+        let socket =
+            descriptors.pop().ok_or_else(|| host(doing, io::ErrorKind::NotFound.into()))?;
+        let inner = Inner {
+            images: Images::open(&config.state_dir)?,
+            cgroups: Cgroups::detect(&config.worker),
+            missing,
+            socket: sys::watch(socket).map_err(|err| host(doing, err))?,
+            spawner: Spawner::Found(spawner::lock_path(&config.state_dir, &config.worker)),
+            keeper: Some(keeper),
+            permits: Semaphore::new(at_once()),
+            followers: TaskTracker::new(),
+            steps: Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    async fn start(config: NetnsConfig, keeper: Option<Keeper>) -> Result<Self, RuntimeError> {
         let images = Images::open(&config.state_dir)?;
         let state_dir =
             config.state_dir.canonicalize().map_err(|err| host("find the state directory", err))?;
@@ -114,6 +190,8 @@ impl NetnsRuntime {
             .arg(&state_dir)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
+            // Whoever reads the worker's must not wait for a spawner that outlives it.
+            .stderr(if keeper.is_some() { Stdio::null() } else { Stdio::inherit() })
             .spawn()
             .map_err(|err| host(&format!("run the spawner `{}`", config.spawner.display()), err))?;
         let socket = sys::watch(socket).map_err(|err| host("watch the spawner", err))?;
@@ -122,12 +200,21 @@ impl NetnsRuntime {
             cgroups: Cgroups::detect(&config.worker),
             missing: Vec::new(),
             socket,
-            spawner: Mutex::new(child),
+            spawner: Spawner::Child(Mutex::new(child)),
+            keeper,
             permits: Semaphore::new(at_once()),
             followers: TaskTracker::new(),
             steps: Mutex::default(),
         };
-        inner.missing = inner.hello().await?;
+        inner.missing = match inner.hello().await {
+            Ok(missing) => missing,
+            Err(err) => {
+                // Nothing of it is worth keeping.
+                inner.keeper = None;
+                return Err(err);
+            }
+        };
+        inner.deposit().await?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -151,6 +238,17 @@ impl Inner {
             Ok(Err(err)) => Err(host("hear from the spawner", err)),
             Err(_) => Err(unavailable("the spawner did not answer".to_owned())),
         }
+    }
+
+    /// Has the keeper hold the spawner as well.
+    async fn deposit(&self) -> Result<(), RuntimeError> {
+        let Some(keeper) = &self.keeper else { return Ok(()) };
+        let note = rmp_serde::to_vec_named(&self.missing)
+            .map_err(|err| host("describe the spawner", io::Error::other(err)))?;
+        let descriptors = vec![self.socket.get_ref().as_fd()];
+        let name = DEPOSIT.to_owned();
+        keeper.deposit(Deposit { name, note, descriptors, container: None }).await;
+        Ok(())
     }
 
     /// Has the spawner make an instance or a NAT. Returns its channel.
@@ -212,7 +310,7 @@ impl Inner {
             }
         };
         Ok(InitSpec {
-            name: format!("{}-{}-{}", labels.run, labels.attempt, labels.instance),
+            name: leaf_name(labels),
             hostname: spec.hostname.clone(),
             image,
             command,
@@ -220,11 +318,14 @@ impl Inner {
             env,
             outputs: spec.outputs.clone(),
             temp: spec.temp.clone(),
+            datasets: spec.datasets.clone(),
             hosts: spec.hosts.clone(),
             resources: spec.resources.clone(),
             ulimits: spec.ulimits.clone(),
             wire: spec.wire,
             member: spec.behind.is_some(),
+            read_only: spec.read_only_root,
+            again: spec.again,
         })
     }
 }
@@ -257,8 +358,7 @@ impl Runtime for NetnsRuntime {
         let socket = inner.spawn(&Request::Instance(Box::new(init_spec))).await?;
         let channel = Channel::new(socket).map_err(|err| host("watch the instance", err))?;
         let channel = Arc::new(channel);
-        let instance =
-            NetnsInstance { channel: Arc::clone(&channel), leaf, _runtime: Arc::clone(inner) };
+        let instance = NetnsInstance::new(Arc::clone(&channel), leaf, false, Arc::clone(inner));
         let first = channel.receive().await.map_err(|err| host("hear from the instance", err))?;
         drop(permit);
         let gone = || host("prepare the instance", io::Error::other("its first process ended"));
@@ -268,10 +368,12 @@ impl Runtime for NetnsRuntime {
             FromInit::Failed(failure) | FromInit::Done(Err(failure)) => {
                 inner.followers.spawn(channel.follow());
                 // What failed is told; that its cgroup is left would be second.
-                let _second = super::Instance::remove(&instance).await;
+                let _second = Instance::remove(&instance).await;
                 return Err(failure.into());
             }
-            FromInit::Done(Ok(())) | FromInit::Exited(_) => return Err(gone()),
+            FromInit::Done(Ok(())) | FromInit::Exited(_) | FromInit::Attached { .. } => {
+                return Err(gone());
+            }
         };
         inner.followers.spawn(channel.follow());
         inner.count(steps);
@@ -291,7 +393,7 @@ impl Runtime for NetnsRuntime {
             Some(Behind { nat, member }) => {
                 if let Err(err) = nat.join(member, network).await {
                     // What failed is told; that its cgroup is left would be second.
-                    let _second = super::Instance::remove(&instance).await;
+                    let _second = Instance::remove(&instance).await;
                     return Err(err);
                 }
                 None
@@ -310,15 +412,64 @@ impl Runtime for NetnsRuntime {
         Ok((Arc::new(kept), device))
     }
 
-    async fn reap(&self, worker: &WorkerId) -> Vec<RuntimeError> {
+    async fn adopt(
+        &self,
+        labels: &InstanceLabels,
+        note: &[u8],
+        tie: OwnedFd,
+        control: BorrowedFd<'_>,
+    ) -> Result<Box<dyn Instance>, RuntimeError> {
+        // Its init process has what there is to know.
+        let _ = (note, control);
+        let inner = &self.inner;
+        let channel = Channel::new(tie).map_err(|err| host("watch the instance", err))?;
+        let channel = Arc::new(channel);
+        let started = channel.attach().await?;
+        inner.followers.spawn(Arc::clone(&channel).follow());
+        let leaf = inner.cgroups.leaf(&leaf_name(labels));
+        Ok(Box::new(NetnsInstance::new(channel, leaf, started, Arc::clone(inner))))
+    }
+
+    async fn reap_but(&self, worker: &WorkerId, kept: &[ShareKey]) -> Vec<RuntimeError> {
         let cgroups = Cgroups::detect(worker);
-        let reaped = tokio::task::spawn_blocking(move || cgroups.reap()).await;
+        let kept: Vec<String> =
+            kept.iter().map(|(run, attempt)| format!("{run}-{attempt}-")).collect();
+        let reaped = tokio::task::spawn_blocking(move || cgroups.reap_but(&kept)).await;
         let mut failures = self.inner.images.sweep();
         match reaped {
             Ok(left) => failures.extend(left.into_iter().map(|err| host("remove a cgroup", err))),
             Err(err) => failures.push(host("remove cgroups", io::Error::other(err))),
         }
         failures
+    }
+
+    async fn traces(&self, worker: &WorkerId) -> Result<Vec<Trace>, RuntimeError> {
+        let leaves = Cgroups::detect(worker).leaves().into_iter();
+        let trace = |name: String| {
+            let (run, attempt) = attempt_of(&name)?;
+            Some(Trace { run, attempt, place: Place::ControlGroup(name) })
+        };
+        Ok(leaves.filter_map(trace).collect())
+    }
+
+    async fn remove_trace(&self, trace: &Trace) -> Result<(), RuntimeError> {
+        let Place::ControlGroup(name) = trace.place.clone() else { return Ok(()) };
+        let cgroups = self.inner.cgroups.clone();
+        let removed = tokio::task::spawn_blocking(move || cgroups.remove_leaf(&name)).await;
+        let failed = |err| host("remove a cgroup", err);
+        let left = removed.map_err(|err| failed(io::Error::other(err)))?;
+        left.into_iter().next().map_or(Ok(()), |err| Err(failed(err)))
+    }
+
+    async fn images(&self) -> Result<Vec<StoredImage>, RuntimeError> {
+        Ok(self.inner.images.list())
+    }
+
+    async fn forget(&self, digest: &str) -> Result<(), RuntimeError> {
+        let (images, digest) = (self.inner.images.clone(), digest.to_owned());
+        let forgotten = tokio::task::spawn_blocking(move || images.forget(&digest)).await;
+        let forgotten = forgotten.map_err(io::Error::other).flatten();
+        forgotten.map_err(|err| host("remove an image", err))
     }
 }
 
@@ -331,12 +482,16 @@ impl From<Failure> for RuntimeError {
     }
 }
 
+fn leaf_name(labels: &InstanceLabels) -> String {
+    format!("{}-{}-{}", labels.run, labels.attempt, labels.instance)
+}
+
 fn at_once() -> usize {
     AT_ONCE_PER_CPU * std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 /// Our end, non-blocking, and the other's.
-fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;

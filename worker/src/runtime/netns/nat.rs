@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 
 use async_trait::async_trait;
+use groundswell_common::nat::NatKind;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{Shutdown, shutdown};
@@ -46,6 +47,7 @@ pub(super) fn keep(channel: &OwnedFd, spec: &TreeSpec) -> Result<(), Failure> {
                 namespaces.iter().try_for_each(|namespace| tree.join(member, namespace.as_fd()))
             }
             ToNat::Rebind => tree.rebind(),
+            ToNat::Become { kind } => tree.become_kind(kind),
             ToNat::Readdress { address } => tree.readdress(address),
         };
         answer(done, &[])?;
@@ -107,6 +109,10 @@ impl Nat for Kept {
 
     async fn rebind(&self) -> Result<(), RuntimeError> {
         self.ask(ToNat::Rebind, None).await
+    }
+
+    async fn become_kind(&self, kind: Option<NatKind>) -> Result<(), RuntimeError> {
+        self.ask(ToNat::Become { kind }, None).await
     }
 
     async fn readdress(&self, address: Ipv4Addr) -> Result<(), RuntimeError> {

@@ -19,7 +19,11 @@ use nix::unistd::{
 };
 
 use super::channel::{Doing, Failure, Image, InitSpec};
-use super::sys::{close_on_exec_from_3, default_signals, drop_capabilities, exit_now, fork};
+use super::seccomp;
+use super::sys::{
+    close_on_exec_from_3, default_signals, drop_capabilities, exit_now, filter_calls, fork,
+};
+use crate::runtime::INCARNATION;
 use crate::runtime::cgroup::Entrance;
 
 /// Where programs are looked for when the environment does not say.
@@ -74,6 +78,14 @@ impl Program {
         Ok((Self { path, arguments, environment, workdir, user, limits, stdout, stderr }, notes))
     }
 
+    /// Tells the program which of its lives begins.
+    pub(super) fn set_incarnation(&mut self, incarnation: u32) -> Result<(), Failure> {
+        let begin = format!("{INCARNATION}=");
+        self.environment.retain(|one| !one.as_bytes().starts_with(begin.as_bytes()));
+        self.environment.push(text(&format!("{begin}{incarnation}"))?);
+        Ok(())
+    }
+
     /// Starts it, in its cgroup. Returns when the kernel has accepted the program.
     pub(super) fn start(&self, entrance: &Entrance) -> Result<Pid, Failure> {
         let (mut told, tell) =
@@ -123,6 +135,7 @@ impl Program {
         })?;
         set_no_new_privs().doing("forbid new privileges")?;
         default_signals().doing("reset signals")?;
+        filter_calls(&mut seccomp::program()).doing("forbid system calls")?;
         let err = match execve(&self.path, &self.arguments, &self.environment) {
             Err(err) => err,
             Ok(never) => return Ok(never),

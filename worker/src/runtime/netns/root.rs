@@ -16,6 +16,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{chdir, pivot_root};
 
 use super::channel::{Doing, Failure, Image, InitSpec};
+use super::datasets;
 use super::sys::restrict_mount;
 use crate::network::wire::RESOLV_CONF;
 
@@ -43,8 +44,10 @@ const ETC_FILES: [&str; 14] = [
 const ETC_DIRECTORIES: [&str; 6] =
     ["alternatives", "ca-certificates", "ld.so.conf.d", "pki", "terminfo", "ssl/certs"];
 /// Where something is mounted, or what programs expect to be there.
-const DIRECTORIES: [&str; 11] =
-    ["dev", "etc", "home", "outputs", "plan", "proc", "root", "run", "temp", "tmp", "var"];
+const DIRECTORIES: [&str; 15] = [
+    "data", "datasets", "dev", "etc", "home", "mnt", "outputs", "plan", "proc", "root", "run",
+    "srv", "temp", "tmp", "var",
+];
 /// Device, major and minor number.
 const DEVICES: [(&str, u64, u64); 6] = [
     ("null", 1, 3),
@@ -59,8 +62,8 @@ const TMP_OPTIONS: &str = "size=64m,mode=1777";
 /// What an instance may write of a Docker image's files.
 const UPPER_OPTIONS: &str = "size=512m,mode=755";
 
-const NO_DEVICES: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID;
+pub(super) const NO_DEVICES: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+pub(super) const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID;
 
 /// Where the spawner mounts things; both are empty directories on the host.
 #[derive(Debug, Clone)]
@@ -104,7 +107,7 @@ impl Template {
                 bind(plan, &self.root.join("plan"), READ_ONLY | NO_DEVICES)?;
                 self.root.clone()
             }
-            Image::Root { directory, .. } => self.over(directory)?,
+            Image::Root { directory, .. } => self.over(directory, spec.read_only)?,
         };
         tmpfs(&root.join("tmp"), TMP_OPTIONS)?;
         write_hosts(&root, spec)?;
@@ -113,6 +116,7 @@ impl Template {
         }
         bind(&spec.outputs, &root.join("outputs"), NO_DEVICES)?;
         bind(&spec.temp, &root.join("temp"), NO_DEVICES)?;
+        datasets::show(&spec.datasets, &root)?;
         // Read-only, so that no instance changes the kernel's settings, which belong to all.
         let flags =
             MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -125,7 +129,8 @@ impl Template {
     }
 
     /// The files of a Docker image, with a layer of memory over them that takes what the instance writes.
-    fn over(&self, image: &Path) -> Result<PathBuf, Failure> {
+    /// With `read_only` it takes nothing.
+    fn over(&self, image: &Path, read_only: bool) -> Result<PathBuf, Failure> {
         tmpfs(&self.scratch, UPPER_OPTIONS)?;
         let [upper, work, merged] = ["upper", "work", "merged"].map(|name| self.scratch.join(name));
         for dir in [&upper, &work, &merged] {
@@ -136,10 +141,10 @@ impl Template {
         let text = [image, &upper, &work].map(|path| path.display().to_string());
         let options = format!("lowerdir={},upperdir={},workdir={}", text[0], text[1], text[2]);
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        let layered =
-            mount(Some("overlay"), &merged, Some("overlay"), flags, Some(options.as_str()));
-        if layered.is_err() {
-            // A kernel without overlay, or one that forbids it to users: the image is read-only then.
+        let layer =
+            || mount(Some("overlay"), &merged, Some("overlay"), flags, Some(options.as_str()));
+        if read_only || layer().is_err() {
+            // Also with a kernel without overlay, or one that forbids it to users.
             bind(image, &merged, READ_ONLY | NO_DEVICES)?;
         }
         let recursive = MsFlags::MS_BIND | MsFlags::MS_REC;
@@ -157,21 +162,21 @@ impl Template {
 
 /// Makes the places where instances' own things are mounted exist in the files of a Docker image.
 pub(super) fn prepare_image(root: &Path) -> io::Result<()> {
-    for name in ["dev", "etc", "outputs", "proc", "temp", "tmp"] {
+    for name in ["datasets", "dev", "etc", "outputs", "proc", "temp", "tmp"] {
         fs::create_dir_all(root.join(name))?;
     }
     settle_file(&root.join("etc/hosts"))?;
     settle_file(&root.join("etc/resolv.conf"))
 }
 
-fn tmpfs(at: &Path, options: &str) -> Result<(), Failure> {
+pub(super) fn tmpfs(at: &Path, options: &str) -> Result<(), Failure> {
     let flags = MsFlags::MS_NOSUID
         | if at.ends_with("root") { MsFlags::empty() } else { MsFlags::MS_NODEV };
     mount(Some("tmpfs"), at, Some("tmpfs"), flags, Some(options))
         .doing(format_args!("mount a tmpfs at `{}`", at.display()))
 }
 
-fn bind(from: &Path, to: &Path, attributes: u64) -> Result<(), Failure> {
+pub(super) fn bind(from: &Path, to: &Path, attributes: u64) -> Result<(), Failure> {
     mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .doing(format_args!("mount `{}`", from.display()))?;
     restrict_mount(to, attributes, false).doing(format_args!("restrict `{}`", to.display()))

@@ -1,7 +1,7 @@
 //! The process that makes instances, and the NATs they are behind: small and with one thread, so that copying it is cheap and safe.
 //!
 //! It is the worker's executable again, started with a first argument of its own. In: requests, each with
-//! the channel of what is to be made. Out: one [`Hello`]. When its socket ends, because the worker has,
+//! the channel of what is to be made. Out: one [`Hello`]. When its socket ends, because the worker and its keeper have,
 //! even by `kill -9`, it ends all instances, removes their cgroups and ends itself.
 
 use std::collections::BTreeMap;
@@ -30,7 +30,8 @@ use super::init::{Ground, live};
 use super::nat;
 use super::root::Template;
 use super::sys::{exit_now, fork};
-use crate::network::wire::{WireSpec, wire};
+use crate::keeper;
+use crate::network::wire::{TUN_ADVICE, WireSpec, wire};
 use crate::runtime::cgroup::Cgroups;
 
 /// The first argument that makes the executable a spawner.
@@ -39,12 +40,16 @@ pub(super) const ARGUMENT: &str = "__groundswell-spawner";
 /// How long the spawner of the worker's earlier life may take to clean up, in steps of 10 ms.
 const LOCK_PATIENCE: u32 = 1_000;
 
-/// Is the spawner, when this process has been started as one. Must be the first thing in `main`: before
-/// there is a second thread.
+/// Is the spawner, or the worker's keeper, when this process has been started as one. Must be the first thing in
+/// `main`: before there is a second thread.
 #[must_use]
 pub fn spawner_main_if_asked() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next()? != ARGUMENT {
+    let asked = arguments.next()?;
+    if asked == keeper::ARGUMENT {
+        return Some(keeper::process_main(&PathBuf::from(arguments.next().unwrap_or_default())));
+    }
+    if asked != ARGUMENT {
         return None;
     }
     let (worker, state_dir) = (arguments.next(), arguments.next());
@@ -67,7 +72,7 @@ fn run(worker: OsString, state_dir: &Path) -> Result<(), Failure> {
         }
     };
     send(socket.as_fd(), &Hello { missing, unavailable: None }, &[]).doing("say hello")?;
-    let mut spawner = Spawner { socket, ground, children: BTreeMap::new() };
+    let mut spawner = Spawner { socket, ground, children: BTreeMap::new(), left: Vec::new() };
     let done = spawner.serve();
     spawner.finish();
     done
@@ -75,7 +80,7 @@ fn run(worker: OsString, state_dir: &Path) -> Result<(), Failure> {
 
 /// Waits for the spawner of an earlier life of this worker to be gone. The lock goes with this process.
 fn lock(state_dir: &Path, worker: &WorkerId) -> Result<Flock<File>, Failure> {
-    let path = state_dir.join(format!("spawner-{worker}.lock"));
+    let path = lock_path(state_dir, worker);
     let mut file = File::create(&path).doing(format_args!("create `{}`", path.display()))?;
     for _ in 0..LOCK_PATIENCE {
         file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -85,6 +90,23 @@ fn lock(state_dir: &Path, worker: &WorkerId) -> Result<Flock<File>, Failure> {
         let _timed_out = poll(&mut [], 10_u8);
     }
     Err(Failure::plan(format!("another worker `{worker}` uses `{}`", state_dir.display())))
+}
+
+/// The file that the spawner of a worker has locked while it lives.
+pub(super) fn lock_path(state_dir: &Path, worker: &WorkerId) -> PathBuf {
+    state_dir.join(format!("spawner-{worker}.lock"))
+}
+
+/// Waits until the spawner that has locked a file is gone.
+pub(super) fn wait_for_end(lock: &Path) {
+    let Ok(mut file) = File::open(lock) else { return };
+    for _ in 0..LOCK_PATIENCE {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(_gone) => return,
+            Err((file, _)) => file,
+        };
+        let _timed_out = poll(&mut [], 10_u8);
+    }
 }
 
 fn prepare(state_dir: &Path, worker: &WorkerId) -> Result<(Ground, Vec<String>), Failure> {
@@ -146,15 +168,19 @@ fn try_network() -> Result<(), Failure> {
         return Ok(());
     }
     let reason = Errno::from_raw(code).desc();
-    let advice = "load the kernel module `tun` and let this user read and write /dev/net/tun, or run as root";
-    Err(Failure::plan(format!("no network interface can be made ({reason}); {advice}")))
+    Err(Failure::plan(format!("no network interface can be made ({reason}); {TUN_ADVICE}")))
 }
+
+/// When a cgroup that could not be removed is tried again, in milliseconds.
+const AGAIN: u8 = 50;
 
 struct Spawner {
     socket: OwnedFd,
     ground: Ground,
     /// Init process to name of its cgroup; a process with NATs has none.
     children: BTreeMap<Pid, Option<String>>,
+    /// Cgroups whose instances have ended and which the kernel has not let go of yet.
+    left: Vec<String>,
 }
 
 impl Spawner {
@@ -169,11 +195,13 @@ impl Spawner {
                 PollFd::new(signals.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut ready, PollTimeout::NONE) {
+            let patience = if self.left.is_empty() { PollTimeout::NONE } else { AGAIN.into() };
+            match poll(&mut ready, patience) {
                 Err(Errno::EINTR) => continue,
                 done => done.doing("wait for work")?,
             };
             let [ended, asked] = ready.map(|fd| fd.any().unwrap_or(false));
+            self.remove_left();
             if ended {
                 while matches!(signals.read_signal(), Ok(Some(_))) {}
                 while self.reap(Some(WaitPidFlag::WNOHANG)) {}
@@ -227,11 +255,18 @@ impl Spawner {
         };
         let Some(pid) = pid else { return false };
         if let Some(Some(name)) = self.children.remove(&pid) {
-            // The worker removes it too, and whoever comes second finds it done; the one that fails here is
-            // found by the next life's reaping.
-            let _later = self.ground.cgroups.leaf(&name).remove();
+            self.left.push(name);
+            self.remove_left();
         }
         true
+    }
+
+    /// Removes cgroups. The worker does too, and whoever comes second finds it done; when the worker is gone,
+    /// nobody else does.
+    fn remove_left(&mut self) {
+        let cgroups = &self.ground.cgroups;
+        let is_busy = |err: io::Error| err.kind() == io::ErrorKind::ResourceBusy;
+        self.left.retain(|name| cgroups.leaf(name).remove().is_err_and(is_busy));
     }
 
     fn finish(&mut self) {
@@ -239,6 +274,10 @@ impl Spawner {
             let _gone = kill(*pid, Signal::SIGKILL);
         }
         while self.reap(None) {}
+        for name in &self.left {
+            // What stays is found by the next life's reaping.
+            let _stays = self.ground.cgroups.remove_leaf(name);
+        }
         self.ground.cgroups.remove_parent();
     }
 }

@@ -64,7 +64,7 @@ const SIGNAL_SET: usize = 8;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Has the async runtime watch a descriptor, which must be non-blocking.
-pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is valid for as long as it lives, and nothing closes or replaces it in there.
     Ok(unsafe { AsyncFd::register(fd) }?)
 }
@@ -109,6 +109,17 @@ pub(super) fn drop_capabilities() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Has the kernel ask a filter about every system call from here on. Needs that new privileges are forbidden.
+pub(super) fn filter_calls(program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    // SAFETY: the program outlives the call, which copies it, and the length is its own.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter, 0, 0)
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Has every descriptor above standard error closed by the next exec.

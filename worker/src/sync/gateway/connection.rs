@@ -21,6 +21,9 @@ const KEPT_BYTES: usize = 4 * 1024;
 /// Most operations of one connection that may wait to be stored; it is not read meanwhile.
 const MAX_OPEN_CALLS: usize = 8 * 1024;
 
+/// Most barriers and subscriptions that a connection may wait in at a time.
+const MAX_WAITS: usize = 4 * 1024;
+
 /// What became of an attempt to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flushed {
@@ -67,6 +70,8 @@ struct Subscription {
 pub(super) struct Connection {
     stream: TcpStream,
     pub(super) instance: InstanceId,
+    /// The session of a client that may come back over another connection.
+    pub(super) session: Option<u64>,
     phase: Phase,
     /// The beginning of a frame that is not complete.
     input: Vec<u8>,
@@ -76,6 +81,8 @@ pub(super) struct Connection {
     sent: usize,
     blocked: bool,
     subscriptions: Vec<Option<Subscription>>,
+    /// How many of them there are.
+    subscribed: usize,
     /// Subscriptions that have items to send.
     behind: Vec<usize>,
     /// The barriers it waits in.
@@ -92,6 +99,7 @@ impl Connection {
         Self {
             stream,
             instance,
+            session: None,
             phase: Phase::Opening,
             input: Vec::new(),
             message: None,
@@ -99,6 +107,7 @@ impl Connection {
             sent: 0,
             blocked: false,
             subscriptions: Vec::new(),
+            subscribed: 0,
             behind: Vec::new(),
             waits: Vec::new(),
             open_calls: 0,
@@ -114,6 +123,16 @@ impl Connection {
     /// Whether it has so many open calls that it is not read for a while.
     pub(super) fn is_paused(&self) -> bool {
         self.open_calls >= MAX_OPEN_CALLS
+    }
+
+    /// Whether it may wait for one more thing.
+    pub(super) fn may_wait(&self) -> bool {
+        self.waits.len() + self.subscribed < MAX_WAITS
+    }
+
+    /// Bytes of messages that have not arrived whole.
+    pub(super) fn unfinished(&self) -> usize {
+        self.input.len() + self.message.as_ref().map_or(0, Vec::len)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -175,7 +194,8 @@ impl Connection {
                     self.phase = Phase::Closing;
                     return input.len();
                 }
-                Handshake::Accepted { len, response } => {
+                Handshake::Accepted { len, response, session } => {
+                    self.session = session;
                     self.output.extend_from_slice(&response);
                     self.phase = Phase::Open;
                     used = len;
@@ -254,10 +274,11 @@ impl Connection {
         self.output.extend_from_slice(scratch);
     }
 
-    /// Begins a subscription and returns its number.
-    pub(super) fn subscribe(&mut self, id: &str, topic: usize) -> usize {
+    /// Begins a subscription after the first `next` items, and returns its number.
+    pub(super) fn subscribe(&mut self, id: &str, topic: usize, next: usize) -> usize {
         let at = self.subscriptions.len();
-        self.subscriptions.push(Some(Subscription { id: id.into(), topic, next: 0, queued: true }));
+        self.subscriptions.push(Some(Subscription { id: id.into(), topic, next, queued: true }));
+        self.subscribed += 1;
         self.behind.push(at);
         at
     }
@@ -278,6 +299,10 @@ impl Connection {
                 ended.push((gone.topic, at));
             }
         }
+        self.subscribed -= ended.len();
+        // Numbers above the last one that is in use are given out again.
+        let used = self.subscriptions.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.subscriptions.truncate(used);
         ended
     }
 
@@ -346,7 +371,7 @@ impl Connection {
                 continue;
             };
             let topic = log.topic(subscription.topic);
-            if subscription.next == topic.len() {
+            if subscription.next >= topic.len() {
                 subscription.queued = false;
                 self.behind.pop();
                 continue;

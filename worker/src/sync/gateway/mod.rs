@@ -62,6 +62,7 @@ pub(super) enum Input {
     CloseInstance(InstanceId),
     Waiting { instance: InstanceId, reply: oneshot::Sender<Vec<Waiting>> },
     Count { state: String, reply: oneshot::Sender<u64> },
+    HasConnected { instance: InstanceId, reply: oneshot::Sender<bool> },
     Close,
 }
 
@@ -197,6 +198,13 @@ impl RunSync {
     pub async fn waiting(&self, instance: InstanceId) -> Vec<Waiting> {
         let (reply, answer) = oneshot::channel();
         self.shared.inbox.send(Input::Waiting { instance, reply }).await;
+        answer.await.unwrap_or_default()
+    }
+
+    /// Whether the instance has ever connected to this gateway.
+    pub async fn has_connected(&self, instance: InstanceId) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.shared.inbox.send(Input::HasConnected { instance, reply }).await;
         answer.await.unwrap_or_default()
     }
 

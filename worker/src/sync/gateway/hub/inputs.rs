@@ -10,9 +10,10 @@ use tokio::sync::mpsc;
 use super::super::Input;
 use super::super::slots::Slot;
 use super::{Hub, Served};
+use crate::sync::meter::Meter;
 use crate::sync::outbox::Wish;
 use crate::sync::websocket::CloseCode;
-use crate::sync::{SyncEvent, Waiting};
+use crate::sync::{FELLED, SyncEvent, Waiting};
 
 impl Hub {
     pub(super) fn take_inputs(&mut self) {
@@ -54,6 +55,10 @@ impl Hub {
             Input::Count { state, reply } => {
                 let _ = reply.send(self.log.count(&format!("states:{state}")));
             }
+            Input::HasConnected { instance, reply } => {
+                let served = self.instances.get(&instance);
+                let _ = reply.send(served.is_some_and(|served| served.connected));
+            }
             Input::Close => self.closing = true,
         }
     }
@@ -75,7 +80,14 @@ impl Hub {
             self.backlog.push_back(SyncEvent::Warning(what));
             return;
         }
-        let served = Served { listener: token, connections: Vec::new(), configured: 0 };
+        let served = Served {
+            listener: token,
+            connections: Vec::new(),
+            connected: false,
+            configured: 0,
+            meter: Meter::new(self.spec.limits, self.now),
+            unfinished: 0,
+        };
         if let Some(old) = self.instances.insert(instance, served) {
             self.slots.remove(old.listener);
         }
@@ -122,12 +134,19 @@ impl Hub {
             .map(|wait| {
                 let total = self.spec.total_instances;
                 let (missing, missing_total) = self.log.missing(&wait.state, total);
+                // Of others it would be a reason in a reason, and so on.
+                let felled = |id: &InstanceId| {
+                    let reason = self.log.gone(*id).filter(|reason| reason.starts_with(FELLED))?;
+                    Some((*id, reason.to_owned()))
+                };
+                let felled = missing.iter().filter_map(felled).collect();
                 Waiting {
                     state: wait.state.strip_prefix("states:").unwrap_or(&wait.state).to_owned(),
                     count: self.log.count(&wait.state),
                     target: wait.target,
                     missing,
                     missing_total,
+                    felled,
                 }
             })
             .collect()

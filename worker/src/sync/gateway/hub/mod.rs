@@ -10,7 +10,7 @@
 //! ten thousand is ten thousand reads and writes, and waking a task for each would cost as much again. All
 //! answers to one connection that fall due in one turn leave in one write.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -23,13 +23,16 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 mod inputs;
+mod limits;
 mod news;
 mod requests;
 
 use super::connection::{Connection, Flushed, Received};
 use super::slots::{Slot, Slots};
 use super::{Input, Progress, Waker};
+use crate::sync::connections::Connections;
 use crate::sync::log::{Effect, Log};
+use crate::sync::meter::Meter;
 use crate::sync::outbox::{Outbox, Outgoing};
 use crate::sync::protocol::{self};
 use crate::sync::websocket::CloseCode;
@@ -63,8 +66,14 @@ struct Wait {
 struct Served {
     listener: u64,
     connections: Vec<u64>,
+    /// Whether there ever was one.
+    connected: bool,
     /// How many of its network configurations have been signalled.
     configured: u64,
+    /// What it has asked for.
+    meter: Meter,
+    /// Bytes of messages that have not arrived whole, of all its connections.
+    unfinished: usize,
 }
 
 /// What the hub is given.
@@ -87,6 +96,7 @@ pub(super) struct Hub {
     outbox: Outbox,
     slots: Slots,
     instances: BTreeMap<InstanceId, Served>,
+    connections: Connections,
     /// Topics of network configurations, and for which local instance.
     network_topics: HashMap<usize, InstanceId>,
     run_events: usize,
@@ -103,6 +113,8 @@ pub(super) struct Hub {
     dirty: Vec<u64>,
     unread: Vec<u64>,
     paused: Vec<u64>,
+    /// Connections of instances that have asked for too much at once.
+    slowed: BTreeSet<u64>,
     warned: Vec<usize>,
     backlog: VecDeque<SyncEvent>,
     effects: Vec<Effect>,
@@ -124,6 +136,11 @@ impl Hub {
             ends,
             log,
             outbox: Outbox::new(spec.worker.clone(), spec.epoch),
+            connections: spec
+                .connections
+                .as_deref()
+                .map(Connections::append_to)
+                .unwrap_or_default(),
             spec,
             slots: Slots::default(),
             instances: BTreeMap::new(),
@@ -139,6 +156,7 @@ impl Hub {
             dirty: Vec::new(),
             unread: Vec::new(),
             paused: Vec::new(),
+            slowed: BTreeSet::new(),
             warned: Vec::new(),
             backlog: VecDeque::new(),
             effects: Vec::new(),
@@ -164,6 +182,7 @@ impl Hub {
                 }
             };
             self.now = Instant::now();
+            self.go_on();
             for token in std::mem::take(&mut self.unread) {
                 self.read(token, &mut buffer);
             }
@@ -182,7 +201,7 @@ impl Hub {
     fn patience(&self) -> EpollTimeout {
         let wait = if !self.dirty.is_empty() || !self.unread.is_empty() {
             Duration::ZERO
-        } else if self.backlog.is_empty() {
+        } else if self.backlog.is_empty() && self.slowed.is_empty() {
             TICK
         } else {
             Duration::from_millis(10)
@@ -221,6 +240,10 @@ impl Hub {
                     return;
                 }
             };
+            if !self.may_connect(instance) {
+                debug!(%instance, "sync connection refused: there are too many");
+                continue;
+            }
             if stream.set_nonblocking(true).is_err() || stream.set_nodelay(true).is_err() {
                 continue;
             }
@@ -235,16 +258,17 @@ impl Hub {
                 self.slots.remove(new);
                 continue;
             }
+            self.connections.opened(instance);
             if let Some(served) = self.instances.get_mut(&instance) {
                 served.connections.push(new);
+                served.connected = true;
             }
         }
     }
 
     fn read(&mut self, token: u64, buffer: &mut [u8]) {
         let Some(mut connection) = self.slots.take_connection(token) else { return };
-        if connection.is_paused() {
-            self.paused.push(token);
+        if self.holds_back(token, &connection) {
             self.slots.put_connection(token, connection);
             return;
         }
@@ -255,9 +279,12 @@ impl Hub {
                 return;
             }
             Received::Bytes(count) => {
+                let (mut operations, before) = (0, connection.unfinished());
                 connection.consume(&mut buffer[..count], |connection, message| {
+                    operations += 1;
                     self.message(token, connection, message)
                 });
+                self.account(&mut connection, count, operations, before);
                 self.mark_taken(token, &mut connection);
                 if count == buffer.len() {
                     self.unread.push(token);

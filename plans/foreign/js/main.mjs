@@ -1,0 +1,4 @@
+import { Instance } from './instance.mjs'
+import { cases } from './interop.mjs'
+
+await Instance.run(cases)

@@ -1,0 +1,69 @@
+//! Implementations and versions of libp2p, every pair.
+//!
+//! Each instance is one implementation. It listens, and with a fresh node for
+//! every attempt it dials all listeners, its own included. One of the
+//! instances in Rust judges what all of them report: a pair works, or it
+//! fails as `known-gaps.toml` says. What is asked of an implementation is
+//! small and the same for all; `plans/foreign` has those in other languages.
+
+mod book;
+mod case;
+mod dial;
+mod gaps;
+mod judge;
+mod listen;
+
+use std::process::ExitCode;
+
+use groundswell_sdk::prelude::*;
+
+use crate::case::Case;
+
+fn main() -> ExitCode {
+    let mut cases = Cases::new().manifest(include_str!("../manifest.toml"));
+    for case in Case::ALL {
+        cases = cases.case(case.name(), move |cx| async move { play(&cx, case).await });
+    }
+    groundswell_sdk::run(cases)
+}
+
+/// Takes part in a case from its begin to its end.
+async fn play(cx: &Ctx, case: Case) -> Result {
+    let p: case::P = cx.params()?;
+    let gaps = gaps::Gaps::parse(include_str!("../known-gaps.toml"))?;
+    let listening = listen::start(cx, case, &p).await?;
+    let book = cx.exchange("nodes", listening.entry()).await?;
+    cx.phase("prepare", listening.prepare(cx, case, &book)).await?;
+    let outcomes = cx.phase("dial", async { dial::all(cx, case, &p, &book).await }).await?;
+    let told = cx.exchange("outcomes", &outcomes).await?;
+    if cx.leads("judge").await? {
+        judge::judge(cx, case, &book, &told, &gaps)?;
+    }
+    listening.stop().await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_case_of_the_manifest_has_an_implementation() {
+        let manifest: toml::Table = toml::from_str(include_str!("../manifest.toml")).unwrap();
+        let cases = manifest["testcases"].as_array().unwrap();
+        let names: BTreeSet<_> = cases.iter().map(|case| case["name"].as_str().unwrap()).collect();
+        assert_eq!(names, Case::ALL.iter().map(|case| case.name()).collect());
+    }
+
+    #[tokio::test]
+    async fn rust_gets_along_with_itself() {
+        use groundswell_sdk::testing::Local;
+        for case in Case::ALL {
+            let variants = r#"["tcp/noise/yamux","tcp/plaintext/yamux","tcp/noise/mplex"]"#;
+            let local = Local::new(2).param("seed", 42).param("variants", variants);
+            local.run(move |cx| async move { play(&cx, case).await }).await.assert_success();
+        }
+    }
+}
