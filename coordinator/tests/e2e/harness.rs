@@ -120,6 +120,18 @@ impl Ran {
     }
 }
 
+/// Runs once or twice more what machines were too busy for.
+pub(crate) fn conclusive(mut submit: impl FnMut() -> Ran) -> Ran {
+    const INCONCLUSIVE: i32 = 13;
+    let mut ran = submit();
+    for _ in 0..2 {
+        if ran.code == Some(INCONCLUSIVE) {
+            ran = submit();
+        }
+    }
+    ran
+}
+
 /// A home of its own; builds are shared with all other homes.
 pub(crate) struct Home {
     pub(crate) dir: TempDir,
@@ -177,7 +189,7 @@ impl Home {
         let file = self.composition(composition);
         let mut arguments = vec!["submit", file.as_str()];
         arguments.extend(flags);
-        self.run(&arguments)
+        conclusive(|| self.run(&arguments))
     }
 
     /// The state of the newest run.

@@ -111,7 +111,10 @@ mod tests {
     #[test]
     fn the_table_is_what_the_files_say() {
         let table = |text: &str| -> toml::Table { toml::from_str(text).unwrap() };
-        let composition = table(include_str!("../_compositions/smoke.toml"));
+        // The seed is a template's, and no parameter of this table.
+        let composition = include_str!("../_compositions/smoke.toml").lines();
+        let composition: Vec<_> = composition.filter(|line| !line.contains("{{")).collect();
+        let composition = table(&composition.join("\n"));
         let given = &composition["global"]["run"]["test_params"];
         let manifest = table(include_str!("../manifest.toml"));
         let declared = &manifest["testcases"][0]["params"];

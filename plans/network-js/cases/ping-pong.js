@@ -37,17 +37,22 @@ module.exports = async function pingPong ({ runenv, client, net: network }) {
     }
     const best = Math.min(...trips)
     runenv.recordMessage(`${step}: round trip ${best.toFixed(1)} ms`)
+    return { step, latency, best }
+  }
+
+  const measured = [await measure('first', milliseconds('latency_ms'))]
+  config.default.latency = milliseconds('second_latency_ms') * NANOSECONDS
+  await network.configureNetwork({ ...config, callbackState: 'latency-reduced' })
+  measured.push(await measure('second', milliseconds('second_latency_ms')))
+  socket.destroy()
+
+  // Judged at the end, so that nobody waits for one that has failed.
+  for (const { step, latency, best } of measured) {
     const [least, most] = [2 * latency, 2 * latency + milliseconds('tolerance_ms')]
     if (!(best >= least && best <= most)) {
       throw new Error(`${step}: round trip ${best} ms is not within ${least} and ${most} ms`)
     }
   }
-
-  await measure('first', milliseconds('latency_ms'))
-  config.default.latency = milliseconds('second_latency_ms') * NANOSECONDS
-  await network.configureNetwork({ ...config, callbackState: 'latency-reduced' })
-  await measure('second', milliseconds('second_latency_ms'))
-  socket.destroy()
 }
 
 /** Gives the two instances one connection: the first one listens, the other one dials. */
