@@ -194,6 +194,9 @@ pub struct RunStatus {
     /// Who submitted it.
     #[serde(default)]
     pub user: String,
+    /// Where the software under test and the composition come from.
+    #[serde(default)]
+    pub source: SourceInfo,
     /// Where it is.
     pub phase: RunPhase,
     /// What it is waiting for or busy with, in one line.

@@ -255,6 +255,7 @@ impl Actor {
             plan: outline.plan.clone(),
             case: outline.case.clone(),
             user: request.user.clone(),
+            source: request.source_info.clone(),
             groups: outline.groups.iter().map(|g| (g.id.clone(), g.instances)).collect(),
             rules: Rules {
                 limits: outline.limits,
