@@ -114,10 +114,13 @@ pub struct SubmitRequest {
 }
 
 /// Asks for the newest runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunsRequest {
     /// How many at most.
     pub limit: u32,
+    /// Only runs that are older than this one.
+    #[serde(default)]
+    pub before: Option<RunId>,
 }
 
 /// Asks for one run. Any unique prefix of its id or name, or `latest`.

@@ -140,7 +140,7 @@ fn of_user(calls: Vec<String>) -> Permissions {
     Permissions {
         publish,
         subscribe: vec![
-            "gs.v1.status.*".to_owned(),
+            subjects::STATUS_ALL.to_owned(),
             "gs.v1.event.*".to_owned(),
             "gs.v1.log.*.*".to_owned(),
             format!("{USER_INBOX}.>"),

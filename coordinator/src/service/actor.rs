@@ -198,6 +198,7 @@ impl Actor {
             Done::TokenRevoked(message, id, removed) => self.token_revoked(message, &id, removed),
             Done::Cordoned(cordoned) => self.cordoned(*cordoned),
             Done::Selected(message, selected) => self.selected(message, selected),
+            Done::Listed(read) => self.listed(read),
         }
     }
 
@@ -470,6 +471,11 @@ impl Actor {
         self.ledger.forget(run);
         failpoint("run_forgotten");
         self.past.insert(run.clone(), status);
+        self.forget_oldest();
+    }
+
+    /// Keeps the newest runs of the past.
+    pub(super) fn forget_oldest(&mut self) {
         while self.past.len() > PAST {
             self.past.pop_first();
         }

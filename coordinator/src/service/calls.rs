@@ -112,12 +112,25 @@ impl Actor {
         let (objects, bus) = (self.config.objects.clone(), self.config.bus.clone());
         self.effects.spawn(async move {
             let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
-            let runs = record::newest(&objects, known, limit)
+            let runs = record::newest(&objects, known, limit, request.before.as_ref())
                 .await
                 .map_err(|err| unavailable("the object store does not list runs", &err));
-            bus.reply(&message, &runs).await;
-            Done::Nothing
+            let read = runs.as_ref().map(Clone::clone).unwrap_or_default();
+            let listed = runs.map(|runs| runs.into_iter().map(RunStatus::listed).collect::<Vec<_>>());
+            bus.reply(&message, &listed).await;
+            Done::Listed(read)
         });
+    }
+
+    /// Keeps what was read of runs of the past, so that the next list does not read it again.
+    pub(super) fn listed(&mut self, read: Vec<RunStatus>) {
+        for status in read {
+            let known = self.live.contains_key(&status.run) || status.forgotten;
+            if !known && status.phase.is_over() {
+                self.past.insert(status.run.clone(), status);
+            }
+        }
+        self.forget_oldest();
     }
 
     fn call_run(&mut self, message: Message) {

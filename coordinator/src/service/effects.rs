@@ -12,7 +12,7 @@ use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::kpi::SeriesSet;
 use groundswell_common::messages::{Desired, Registration};
 use groundswell_common::objects::{Objects, ObjectsError};
-use groundswell_common::run::{RunPhase, RunRecord};
+use groundswell_common::run::{RunPhase, RunRecord, RunStatus};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,7 @@ pub(super) enum Done {
     Cordoned(Box<Cordoned>),
     /// Someone asked for one run, and this is which.
     Selected(Message, Result<RunId, Refusal>),
+    Listed(Vec<RunStatus>),
     /// There is nothing to say.
     Nothing,
 }
