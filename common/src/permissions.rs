@@ -14,8 +14,7 @@ use crate::subjects::{self, ASSIGN_STREAM, CONTROL_BUCKET};
 pub const USER_INBOX: &str = "_INBOX_user";
 
 /// Calls that change nothing.
-const LOOKING: [&str; 8] =
-    ["events", "grid", "info", "queue", "run", "runs", "whoami", "workers"];
+const LOOKING: [&str; 8] = ["events", "grid", "info", "queue", "run", "runs", "whoami", "workers"];
 
 /// Who a user of the bus is.
 #[derive(Debug, Clone, PartialEq, Eq)]

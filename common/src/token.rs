@@ -129,7 +129,7 @@ impl Scope {
         match call {
             "runs" | "run" | "grid" | "events" | "queue" | "workers" | "info" | "whoami" => {
                 Self::Read
-            },
+            }
             "submit" => Self::Submit,
             "cancel" | "priority" => Self::Cancel,
             _ => Self::Admin,

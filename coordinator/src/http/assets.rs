@@ -48,11 +48,8 @@ pub(super) fn get(path: &str) -> Option<EmbeddedFile> {
 fn answer(path: &str, file: &EmbeddedFile, headers: &HeaderMap) -> Response {
     let tag = format!("\"{}\"", data_encoding::HEXLOWER.encode(&file.metadata.sha256_hash()[..16]));
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known == tag.as_str());
-    let mut response = if known {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        content(path, file, headers)
-    };
+    let mut response =
+        if known { StatusCode::NOT_MODIFIED.into_response() } else { content(path, file, headers) };
     let cache = if path.starts_with("assets/") {
         "public, max-age=31536000, immutable"
     } else {
@@ -68,7 +65,8 @@ fn answer(path: &str, file: &EmbeddedFile, headers: &HeaderMap) -> Response {
 /// The file, packed for whoever takes that.
 fn content(path: &str, file: &EmbeddedFile, headers: &HeaderMap) -> Response {
     let takes = headers.get(header::ACCEPT_ENCODING).and_then(|takes| takes.to_str().ok());
-    let takes = takes.is_some_and(|takes| takes.split(',').any(|one| one.trim().starts_with("gzip")));
+    let takes =
+        takes.is_some_and(|takes| takes.split(',').any(|one| one.trim().starts_with("gzip")));
     let packed = takes.then(|| get(&format!("{path}.gz"))).flatten();
     let is_packed = packed.is_some();
     let data = packed.map_or_else(|| file.data.clone(), |packed| packed.data);

@@ -79,7 +79,8 @@ impl Web {
         let mut from = wanted.from;
         loop {
             let (page, over) = self.page(caller, &status.run, from).await?;
-            let events = found.get_or_insert_with(|| Events { from: page.from, ..Events::default() });
+            let events =
+                found.get_or_insert_with(|| Events { from: page.from, ..Events::default() });
             events.over = over;
             take(events, &page, wanted, limit);
             events.end = events.next >= page.total;
@@ -120,8 +121,7 @@ pub(super) async fn stored(
     let text = String::from_utf8_lossy(&text);
     let all: Vec<&str> = text.lines().collect();
     let steps = usize::try_from(from.unsigned_abs()).unwrap_or(usize::MAX);
-    let first =
-        if from < 0 { all.len().saturating_sub(steps) } else { steps.min(all.len()) };
+    let first = if from < 0 { all.len().saturating_sub(steps) } else { steps.min(all.len()) };
     let lines = all[first..].iter().map(|line| (*line).to_owned()).collect();
     Ok(EventsPage { from: first as u64, total: all.len() as u64, lines })
 }
@@ -145,9 +145,8 @@ mod tests {
     use super::*;
 
     fn page(from: u64, kinds: &[&str]) -> EventsPage {
-        let line = |kind: &&str| {
-            format!(r#"{{"at_ms":{from},"kind":"{kind}","text":"t","instance":3}}"#)
-        };
+        let line =
+            |kind: &&str| format!(r#"{{"at_ms":{from},"kind":"{kind}","text":"t","instance":3}}"#);
         EventsPage { from, total: 100, lines: kinds.iter().map(line).collect() }
     }
 

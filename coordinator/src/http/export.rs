@@ -70,9 +70,7 @@ pub(super) async fn page(
     let mut response = page.into_response();
     let said = response.headers_mut();
     let name = format!("attachment; filename=\"{}.html\"", status.name);
-    said.extend(
-        HeaderValue::from_str(&name).ok().map(|name| (header::CONTENT_DISPOSITION, name)),
-    );
+    said.extend(HeaderValue::from_str(&name).ok().map(|name| (header::CONTENT_DISPOSITION, name)));
     said.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     said.insert(OWN_POLICY, HeaderValue::from_static("1"));
     Ok(response)

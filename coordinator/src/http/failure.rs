@@ -103,7 +103,10 @@ impl From<RequestError> for Failure {
 impl From<ObjectsError> for Failure {
     fn from(err: ObjectsError) -> Self {
         warn!(error = %Chain(&err), "the object store does not answer");
-        Self::unavailable(&Chain(&err).to_string(), "`coordinator doctor` looks at the object store")
+        Self::unavailable(
+            &Chain(&err).to_string(),
+            "`coordinator doctor` looks at the object store",
+        )
     }
 }
 

@@ -77,7 +77,10 @@ impl Filter {
     fn new(wanted: &Wanted) -> Result<Self, Failure> {
         let compile = |pattern: &String| {
             regex::RegexBuilder::new(pattern).size_limit(REGEX_BYTES).build().map_err(|err| {
-                Failure::invalid(&format!("`regex` is not one: {err}"), "the syntax is that of the crate regex")
+                Failure::invalid(
+                    &format!("`regex` is not one: {err}"),
+                    "the syntax is that of the crate regex",
+                )
             })
         };
         Ok(Self {
@@ -203,7 +206,8 @@ fn time_of(line: &str, submitted_ms: u64) -> Option<u64> {
         ts: i64,
     }
 
-    let Stamped { ts } = line.starts_with('{').then(|| serde_json::from_str(line).ok()).flatten()?;
+    let Stamped { ts } =
+        line.starts_with('{').then(|| serde_json::from_str(line).ok()).flatten()?;
     let unix_ms = u64::try_from(ts / 1_000_000).ok()?;
     Some(unix_ms.saturating_sub(submitted_ms))
 }

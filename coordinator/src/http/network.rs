@@ -156,7 +156,8 @@ mod tests {
 
     #[test]
     fn equal_links_are_listed_once() {
-        let ms = |latency| LinkShape { latency: Duration::from_millis(latency), ..LinkShape::default() };
+        let ms =
+            |latency| LinkShape { latency: Duration::from_millis(latency), ..LinkShape::default() };
         let access = |latency, bandwidth_bps| AccessLink {
             sends: LinkShape { bandwidth_bps, ..ms(latency) },
             download_bps: 0,

@@ -104,7 +104,10 @@ impl Filter {
             let mut words = said.iter().flat_map(|said| said.split(',')).map(str::trim);
             if let Some(word) = words.find(|word| !known.contains(word)) {
                 let message = format!("`{word}` is no {name}");
-                return Err(Failure::invalid(&message, &format!("it is one of {}", known.join(", "))));
+                return Err(Failure::invalid(
+                    &message,
+                    &format!("it is one of {}", known.join(", ")),
+                ));
             }
         }
         Ok(())

@@ -45,6 +45,12 @@ impl Run {
         }
     }
 
+    /// Counts the changes of its state.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// Where each of its instances is, at a time of the wall clock.
     #[must_use]
     pub fn grid(&self, unix_ms: u64) -> RunGrid {

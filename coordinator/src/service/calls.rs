@@ -116,7 +116,8 @@ impl Actor {
                 .await
                 .map_err(|err| unavailable("the object store does not list runs", &err));
             let read = runs.as_ref().map(Clone::clone).unwrap_or_default();
-            let listed = runs.map(|runs| runs.into_iter().map(RunStatus::listed).collect::<Vec<_>>());
+            let listed =
+                runs.map(|runs| runs.into_iter().map(RunStatus::listed).collect::<Vec<_>>());
             bus.reply(&message, &listed).await;
             Done::Listed(read)
         });

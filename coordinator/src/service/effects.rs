@@ -288,18 +288,29 @@ pub(super) async fn store(objects: Objects, record: RunRecord, events: Vec<u8>) 
     Done::Stored(run)
 }
 
+/// Stores the replay file of a run as far as it is written.
+pub(super) async fn store_replay(objects: Objects, run: RunId, file: Vec<u8>) -> Done {
+    if let Err(err) = objects.put(&record::replay_key(&run), file).await {
+        debug!(run = %run, error = %Chain(&err), "replay not stored, its next block brings it");
+    }
+    Done::Stored(run)
+}
+
+/// What is kept of a run beside its record.
+pub(super) struct Kept {
+    pub(super) events: bytes::Bytes,
+    pub(super) replay: bytes::Bytes,
+    pub(super) kpis: Option<KpiFile>,
+}
+
 /// Stores the events and the last record of a run.
-pub(super) async fn conclude(
-    objects: Objects,
-    record: RunRecord,
-    events: Vec<u8>,
-    kpis: Option<KpiFile>,
-) -> Done {
+pub(super) async fn conclude(objects: Objects, record: RunRecord, kept: Kept) -> Done {
     let run = record.status.run.clone();
-    let key = record::events_key(&run);
-    let events = bytes::Bytes::from(events);
+    let (key, replay_key) = (record::events_key(&run), record::replay_key(&run));
+    let Kept { events, replay, kpis } = kept;
     let stored = async {
         persist(|| objects.put(&key, events.clone()).boxed()).await?;
+        persist(|| objects.put(&replay_key, replay.clone()).boxed()).await?;
         failpoint("events_stored");
         if let Some(kpis) = &kpis {
             persist(|| record::store_kpis(&objects, &run, kpis).boxed()).await?;

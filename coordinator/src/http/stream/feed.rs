@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use async_nats::Subscriber;
 use futures::{FutureExt as _, StreamExt as _};
-use groundswell_common::api::{EventsPage, EventsRequest, RunGrid, RunRequest, RunsRequest, WorkerStatus};
+use groundswell_common::api::{
+    EventsPage, EventsRequest, RunGrid, RunRequest, RunsRequest, WorkerStatus,
+};
 use groundswell_common::bus::{self, Bus};
 use groundswell_common::ids::RunId;
 use groundswell_common::messages::LogLines;
@@ -353,7 +355,8 @@ impl Changes {
         }
         let full = ("grid", json(&Grid::from(&grid)));
         // Who has which instance is told with the whole.
-        let is_same = (&grid.groups, &grid.placement) == (&self.known.groups, &self.known.placement);
+        let is_same =
+            (&grid.groups, &grid.placement) == (&self.known.groups, &self.known.placement);
         let said = if is_same { ("grid_change", change(&self.known, &grid)) } else { full.clone() };
         self.known = grid;
         Ok(Told { said: vec![said], full: Some(vec![full]) })

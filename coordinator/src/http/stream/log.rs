@@ -130,7 +130,8 @@ mod tests {
     }
 
     fn texts(messages: &[Arc<Message>]) -> Vec<String> {
-        let text = |message: &Arc<Message>| message.said.clone().map_or_else(String::new, |said| said.1);
+        let text =
+            |message: &Arc<Message>| message.said.clone().map_or_else(String::new, |said| said.1);
         messages.iter().map(text).collect()
     }
 

@@ -93,7 +93,9 @@ mod tests {
 
     #[test]
     fn topics_are_written_as_they_are_read() {
-        for text in ["runs", "workers", "queue", "run:latest", "grid:a", "logs:a", "logs:a:b", "logs:a:b:3"] {
+        for text in
+            ["runs", "workers", "queue", "run:latest", "grid:a", "logs:a", "logs:a:b", "logs:a:b:3"]
+        {
             let topic: Topic = text.parse().expect("a topic");
             assert_eq!(topic.to_string(), text);
         }
