@@ -295,7 +295,9 @@ impl Accounts {
         let mut states = vec![InstanceState::Waiting; usize::try_from(self.total()).unwrap_or(0)];
         let mut set = |instance: InstanceId, state| {
             let place = usize::try_from(instance.0).ok().and_then(|at| states.get_mut(at));
-            place.map(|place| *place = state)
+            if let Some(place) = place {
+                *place = state;
+            }
         };
         for share in &self.shares {
             let state = match (share.prepared, share.started) {
@@ -303,7 +305,7 @@ impl Accounts {
                 (true, false) => InstanceState::Ready,
                 (false, false) => InstanceState::Preparing,
             };
-            share.instances().for_each(|instance| drop(set(instance, state)));
+            share.instances().for_each(|instance| set(instance, state));
         }
         for (instance, end) in &self.ends {
             set(*instance, InstanceState::Ended(end.outcome));

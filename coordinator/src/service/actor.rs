@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
-use super::effects::{self, Accepted, Done, Kept, unix_ms};
+use super::effects::{self, Accepted, Done, Files, unix_ms};
 use super::live::Live;
 use super::queueing::Queueing;
 use super::recovery::LeftBehind;
@@ -462,12 +462,12 @@ impl Actor {
         }
         live.sample();
         let at_ms = unix_ms().saturating_sub(live.run.submitted_ms());
-        let kept = Kept {
+        let files = Files {
             events: live.events.to_bytes().into(),
             replay: live.replay.finish(at_ms).into(),
             kpis: live.kpi_file(),
         };
-        let conclude = effects::conclude(self.config.objects.clone(), record, kept);
+        let conclude = effects::conclude(self.config.objects.clone(), record, files);
         self.effects.spawn(conclude.instrument(live.span.clone()));
     }
 

@@ -297,17 +297,17 @@ pub(super) async fn store_replay(objects: Objects, run: RunId, file: Vec<u8>) ->
 }
 
 /// What is kept of a run beside its record.
-pub(super) struct Kept {
+pub(super) struct Files {
     pub(super) events: bytes::Bytes,
     pub(super) replay: bytes::Bytes,
     pub(super) kpis: Option<KpiFile>,
 }
 
 /// Stores the events and the last record of a run.
-pub(super) async fn conclude(objects: Objects, record: RunRecord, kept: Kept) -> Done {
+pub(super) async fn conclude(objects: Objects, record: RunRecord, files: Files) -> Done {
     let run = record.status.run.clone();
     let (key, replay_key) = (record::events_key(&run), record::replay_key(&run));
-    let Kept { events, replay, kpis } = kept;
+    let Files { events, replay, kpis } = files;
     let stored = async {
         persist(|| objects.put(&key, events.clone()).boxed()).await?;
         persist(|| objects.put(&replay_key, replay.clone()).boxed()).await?;

@@ -7,6 +7,7 @@ mod topic;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,9 +62,10 @@ pub(super) async fn listen(
     let hello = Event::default().id(id).event("hello").retry(RETRY).data(hello.to_string());
     let ended = web.hub.ended();
     let hub = web.hub.clone();
-    let told = told(hub.clone(), listens, joined).filter_map(async move |message| {
-        let (event, data) = message.said.as_ref()?;
-        Some(Event::default().id(hub.id(message.sequence)).event(event).data(data))
+    let told = told(hub.clone(), listens, joined).filter_map(move |message| {
+        let said = message.said.as_ref();
+        let id = hub.id(message.sequence);
+        ready(said.map(|(event, data)| Event::default().id(id).event(event).data(data)))
     });
     // The server's end ends all streams, which would hold it up.
     let all = stream::iter([hello]).chain(told).take_until(ended).map(Ok::<_, Infallible>);
