@@ -2,10 +2,14 @@
 //!
 //! `coordinator/web/dist` is committed; a build never runs npm. Without it everything but the page works.
 
+use std::io::Write as _;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use rust_embed::{EmbeddedFile, RustEmbed};
 
 use super::failure::Failure;
@@ -67,16 +71,23 @@ fn content(path: &str, file: &EmbeddedFile, headers: &HeaderMap) -> Response {
     let takes = headers.get(header::ACCEPT_ENCODING).and_then(|takes| takes.to_str().ok());
     let takes =
         takes.is_some_and(|takes| takes.split(',').any(|one| one.trim().starts_with("gzip")));
-    let packed = takes.then(|| get(&format!("{path}.gz"))).flatten();
+    let packed = takes.then(|| gzip(&file.data)).flatten();
     let is_packed = packed.is_some();
-    let data = packed.map_or_else(|| file.data.clone(), |packed| packed.data);
-    let mut response = Response::new(Body::from(Bytes::from(data.into_owned())));
+    let data = packed.unwrap_or_else(|| file.data.to_vec());
+    let mut response = Response::new(Body::from(Bytes::from(data)));
     let said = response.headers_mut();
     said.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind(path)));
     if is_packed {
         said.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     response
+}
+
+/// A browser asks once for what does not change, so this costs nothing worth keeping.
+fn gzip(content: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(content).ok()?;
+    encoder.finish().ok()
 }
 
 fn kind(path: &str) -> &'static str {

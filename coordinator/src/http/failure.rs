@@ -47,6 +47,11 @@ impl Failure {
         Self::new(status, RefusalKind::Invalid, "this path has no such method", "")
     }
 
+    pub(super) fn outside() -> Self {
+        let status = StatusCode::RANGE_NOT_SATISFIABLE;
+        Self::new(status, RefusalKind::Invalid, "there are no such bytes", "")
+    }
+
     pub(super) fn too_large(message: &str) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, RefusalKind::Invalid, message, "")
     }

@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+
+use super::failure::Failure;
 
 /// What a request wants of something of a length.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,8 +67,7 @@ fn part(content: Bytes, range: &Range<u64>, length: u64) -> Response {
 }
 
 fn outside(length: u64) -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+    let mut response = Failure::outside().into_response();
     say(&mut response, &format!("bytes */{length}"));
     response
 }
