@@ -5,6 +5,9 @@
 //! | `submit` | [`SubmitRequest`] | [`Answer`] of [`crate::run::RunStatus`] |
 //! | `runs` | [`RunsRequest`] | [`Answer`] of a list of [`crate::run::RunStatus`], newest first |
 //! | `run` | [`RunRequest`] | [`Answer`] of [`crate::run::RunStatus`] |
+//! | `grid` | [`RunRequest`] | [`Answer`] of [`RunGrid`]; only of a run that goes on |
+//! | `events` | [`EventsRequest`] | [`Answer`] of [`EventsPage`]; only of a run that goes on |
+//! | `whoami` | `()` | [`Answer`] of [`WhoAmI`] |
 //! | `cancel` | [`CancelRequest`] | [`Answer`] of [`crate::run::RunStatus`] |
 //! | `queue` | `()` | [`Answer`] of a list of [`crate::queue::QueueEntry`], first in line first |
 //! | `priority` | [`crate::queue::PriorityRequest`] | [`Answer`] of [`crate::run::RunStatus`] |
@@ -26,9 +29,11 @@ use crate::builds::LockWish;
 use crate::card::Card;
 use crate::composition::network::Attachments;
 use crate::ids::{RunId, WorkerId};
-use crate::messages::RuntimeKind;
+use crate::messages::{InstanceRange, RuntimeKind};
+use crate::outcome::Outcome;
 use crate::queue::QueueWish;
 use crate::run::SourceInfo;
+use crate::token::Scope;
 
 /// The coordinator's answer to a call.
 pub type Answer<T> = Result<T, Refusal>;
@@ -109,10 +114,13 @@ pub struct SubmitRequest {
 }
 
 /// Asks for the newest runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunsRequest {
     /// How many at most.
     pub limit: u32,
+    /// Only runs that are older than this one.
+    #[serde(default)]
+    pub before: Option<RunId>,
 }
 
 /// Asks for one run. Any unique prefix of its id or name, or `latest`.
@@ -120,6 +128,90 @@ pub struct RunsRequest {
 pub struct RunRequest {
     /// Which.
     pub selector: String,
+}
+
+/// Where each instance of a run is, told whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunGrid {
+    /// The run.
+    pub run: RunId,
+    /// Milliseconds since it was submitted.
+    pub at_ms: u64,
+    /// The revision of the run's status at that moment.
+    pub revision: u64,
+    /// Groups in the order of the composition, with their numbers of instances.
+    pub groups: Vec<(String, u32)>,
+    /// Who has which instances; empty until it is placed.
+    pub placement: Vec<(WorkerId, Vec<InstanceRange>)>,
+    /// [`InstanceState::code`] of each instance, by its number in the run.
+    pub states: Vec<u8>,
+}
+
+/// Where one instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstanceState {
+    /// It has no place yet.
+    Waiting,
+    /// Its share is on a worker.
+    Preparing,
+    /// Every instance of its share is ready to be let go.
+    Ready,
+    /// It runs.
+    Running,
+    /// It has ended.
+    Ended(Outcome),
+}
+
+impl InstanceState {
+    /// The byte that stands for it in grids and replay files. 4 and 5 are for instances that the schedule has stopped
+    /// for a while, which nobody tells yet.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Waiting => 0,
+            Self::Preparing => 1,
+            Self::Ready => 2,
+            Self::Running => 3,
+            Self::Ended(Outcome::Success) => 6,
+            Self::Ended(Outcome::Failure) => 7,
+            Self::Ended(Outcome::TimedOut) => 8,
+            Self::Ended(Outcome::Canceled) => 9,
+            Self::Ended(Outcome::Aborted) => 10,
+            Self::Ended(Outcome::Lost) => 11,
+            Self::Ended(Outcome::Killed) => 12,
+        }
+    }
+}
+
+/// Asks for lines of the event log of a run that goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsRequest {
+    /// The run.
+    pub run: RunId,
+    /// The first line that is wanted, counted from 0; a negative one counts from the end.
+    pub from: i64,
+}
+
+/// Lines of an event log, as many as fit into one message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsPage {
+    /// The number of the first line here.
+    pub from: u64,
+    /// How many lines the log has now.
+    pub total: u64,
+    /// Each a [`crate::run::RunEvent`] in JSON.
+    pub lines: Vec<String>,
+}
+
+/// Whom a coordinator takes a caller for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoAmI {
+    /// Whether calls without a token are refused.
+    pub tokens_required: bool,
+    /// Whom the token is for; absent without one.
+    pub user: Option<String>,
+    /// What the caller may do.
+    pub scopes: Vec<Scope>,
 }
 
 /// Asks to end a run.

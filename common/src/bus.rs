@@ -307,8 +307,21 @@ impl Bus {
         name: &str,
         message: &(impl Serialize + Sync),
     ) -> Result<Answer<R>, RequestError> {
+        self.call_for(self.token.as_ref(), name, message).await
+    }
+
+    /// Calls a coordinator for somebody else, who has this token or none.
+    ///
+    /// # Errors
+    /// As [`Bus::call`].
+    pub async fn call_for<R: DeserializeOwned>(
+        &self,
+        token: Option<&Token>,
+        name: &str,
+        message: &(impl Serialize + Sync),
+    ) -> Result<Answer<R>, RequestError> {
         let mut headers = trace_headers();
-        if let Some(token) = &self.token {
+        if let Some(token) = token {
             headers.insert(TOKEN_HEADER, token.reveal());
         }
         self.request_with(subjects::api(name), headers, message).await

@@ -14,7 +14,7 @@ use crate::subjects::{self, ASSIGN_STREAM, CONTROL_BUCKET};
 pub const USER_INBOX: &str = "_INBOX_user";
 
 /// Calls that change nothing.
-const LOOKING: [&str; 5] = ["info", "queue", "run", "runs", "workers"];
+const LOOKING: [&str; 8] = ["events", "grid", "info", "queue", "run", "runs", "whoami", "workers"];
 
 /// Who a user of the bus is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +139,7 @@ fn of_user(calls: Vec<String>) -> Permissions {
     Permissions {
         publish,
         subscribe: vec![
-            "gs.v1.status.*".to_owned(),
+            subjects::STATUS_ALL.to_owned(),
             "gs.v1.event.*".to_owned(),
             "gs.v1.log.*.*".to_owned(),
             format!("{USER_INBOX}.>"),

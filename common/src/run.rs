@@ -44,6 +44,19 @@ pub enum RunPhase {
 }
 
 impl RunPhase {
+    /// All of them, in their order.
+    pub const ALL: [Self; 9] = [
+        Self::Submitted,
+        Self::Queued,
+        Self::Reserved,
+        Self::Preparing,
+        Self::Starting,
+        Self::Running,
+        Self::Collecting,
+        Self::Finished,
+        Self::Cleaned,
+    ];
+
     /// The word used in every output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -96,6 +109,18 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Passed,
+        Self::Failed,
+        Self::Inconclusive,
+        Self::Infra,
+        Self::TimedOut,
+        Self::Canceled,
+        Self::Rejected,
+        Self::Unplaceable,
+    ];
+
     /// The word used in every output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -194,6 +219,9 @@ pub struct RunStatus {
     /// Who submitted it.
     #[serde(default)]
     pub user: String,
+    /// Where the software under test and the composition come from.
+    #[serde(default)]
+    pub source: SourceInfo,
     /// Where it is.
     pub phase: RunPhase,
     /// What it is waiting for or busy with, in one line.
@@ -235,6 +263,26 @@ pub struct RunStatus {
     /// know it. NATS has lost the control state, or it is the run of another cluster with the same object store.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forgotten: bool,
+}
+
+/// Failures that a run has in lists.
+const LISTED_FAILURES: usize = 3;
+
+impl RunStatus {
+    /// What a list says of it: a hundred of them have to fit into one message.
+    #[must_use]
+    pub fn listed(mut self) -> Self {
+        self.failures.truncate(LISTED_FAILURES);
+        for (_, _, _, end) in &mut self.failures {
+            end.last_lines.clear();
+        }
+        self.exposed.clear();
+        if let Some(network) = &mut self.network {
+            network.lanes.clear();
+            network.stalls.clear();
+        }
+        self
+    }
 }
 
 /// Where the software under test and the composition come from.

@@ -37,6 +37,8 @@ pub const HEARTBEAT_ALL: &str = "gs.v1.heartbeat.*";
 pub const REPORT_ALL: &str = "gs.v1.report.*";
 /// Every worker's claims of addresses.
 pub const CLAIM_ALL: &str = "gs.v1.claim.*";
+/// The states of all runs.
+pub const STATUS_ALL: &str = "gs.v1.status.*";
 /// Every call of the command line.
 pub const API_ALL: &str = "gs.v1.api.*";
 

@@ -127,7 +127,9 @@ impl Scope {
     #[must_use]
     pub fn of_call(call: &str) -> Self {
         match call {
-            "runs" | "run" | "queue" | "workers" | "info" => Self::Read,
+            "runs" | "run" | "grid" | "events" | "queue" | "workers" | "info" | "whoami" => {
+                Self::Read
+            }
             "submit" => Self::Submit,
             "cancel" | "priority" => Self::Cancel,
             _ => Self::Admin,

@@ -40,6 +40,12 @@ pub fn composition_key(run: &RunId) -> String {
     format!("runs/{run}/composition.toml")
 }
 
+/// Key of what every instance of a run did when: docs/replay-format.md.
+#[must_use]
+pub fn replay_key(run: &RunId) -> String {
+    format!("runs/{run}/replay.gsr")
+}
+
 /// Key of what a run has measured.
 #[must_use]
 pub fn kpis_key(run: &RunId) -> String {
@@ -245,7 +251,7 @@ pub async fn runs(objects: &Objects) -> Result<Vec<RunId>, ObjectsError> {
     Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
-/// The newest `limit` runs, newest first: those in `known` as they are there, the others from their records.
+/// The newest `limit` runs, or those that are older than `before`, newest first: those in `known` as they are there, the others from their records.
 ///
 /// # Errors
 /// When the store does not answer.
@@ -253,13 +259,14 @@ pub async fn newest(
     objects: &Objects,
     mut known: BTreeMap<RunId, RunStatus>,
     limit: usize,
+    before: Option<&RunId>,
 ) -> Result<Vec<RunStatus>, ObjectsError> {
     let mut ids = runs(objects).await?;
     ids.extend(known.keys().cloned());
     ids.sort();
     ids.dedup();
     let mut statuses = Vec::new();
-    for id in ids.iter().rev() {
+    for id in ids.iter().rev().filter(|id| before.is_none_or(|before| *id < before)) {
         if statuses.len() >= limit {
             break;
         }

@@ -80,6 +80,12 @@ impl Tokens {
         Self { required, kept: kept.into_iter().map(by_id).collect() }
     }
 
+    /// Whether calls without a token are refused.
+    #[must_use]
+    pub fn required(&self) -> bool {
+        self.required
+    }
+
     /// Whether somebody could make other tokens.
     #[must_use]
     pub fn has_admin(&self, now_ms: u64) -> bool {

@@ -27,6 +27,8 @@ mod harness;
 mod hostile;
 #[path = "e2e/hosts.rs"]
 mod hosts;
+#[path = "e2e/http.rs"]
+mod http;
 #[path = "e2e/isolation.rs"]
 mod isolation;
 #[path = "e2e/javascript.rs"]

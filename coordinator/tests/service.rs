@@ -220,7 +220,7 @@ async fn runs_are_found_by_name_by_prefix_and_after_a_restart_from_their_records
         assert_eq!((found.run, found.verdict), (accepted.run.clone(), Some(Verdict::Passed)));
     }
     let listed: Vec<RunStatus> =
-        stack.call("runs", &RunsRequest { limit: 10 }).await.expect("answered");
+        stack.call("runs", &RunsRequest { limit: 10, before: None }).await.expect("answered");
     assert_eq!(listed.len(), 1);
     let unknown = RunRequest { selector: "nobody".to_owned() };
     let refusal = stack.call::<RunStatus>("run", &unknown).await.expect_err("unknown");

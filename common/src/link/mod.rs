@@ -76,6 +76,24 @@ fn unset<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+impl LinkShape {
+    /// What an access link and a path do together: delays add up, and what one lets pass meets the other. Without
+    /// a rate, and without correlations, which two chains in a row do not have in common.
+    #[must_use]
+    pub fn and_path(self, path: Self) -> Self {
+        let either = |one: f32, other: f32| one + other - one * other / 100.0;
+        Self {
+            latency: self.latency + path.latency,
+            jitter: self.jitter + path.jitter,
+            loss_pct: either(self.loss_pct, path.loss_pct),
+            corrupt_pct: either(self.corrupt_pct, path.corrupt_pct),
+            duplicate_pct: either(self.duplicate_pct, path.duplicate_pct),
+            reorder_pct: either(self.reorder_pct, path.reorder_pct),
+            ..Self::default()
+        }
+    }
+}
+
 /// The link by which an instance reaches everything else.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -11,6 +11,7 @@ use groundswell_common::queue::Priority;
 use groundswell_common::token::Scope;
 
 use super::exit::Exit;
+use super::page::Listen;
 use super::templates::Template;
 
 /// Runs Testground test plans on this machine or on a cluster.
@@ -337,6 +338,8 @@ pub(crate) struct Serve {
     /// Divide every interval of the worker lease, for tests
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) lease_divisor: u32,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
 }
 
 #[derive(Debug, clap::Args)]
@@ -370,6 +373,8 @@ pub(crate) struct Up {
     /// How many workers
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) workers: u16,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
 }
 
 #[derive(Debug, clap::Args)]

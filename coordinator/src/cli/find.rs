@@ -70,7 +70,8 @@ async fn recorded(session: &Session, selector: &str) -> Result<Option<Found>, Tr
 pub(crate) async fn runs(session: &Session, limit: u32) -> Result<Vec<RunStatus>, Trouble> {
     let mut runs: Vec<RunStatus> = Vec::new();
     for link in connect::all(session).await? {
-        match call::<Vec<RunStatus>>(&link.bus, "runs", &RunsRequest { limit }).await {
+        match call::<Vec<RunStatus>>(&link.bus, "runs", &RunsRequest { limit, before: None }).await
+        {
             Ok(known) => runs.extend(known),
             Err(_) if session.settings.nats.is_none() => {}
             Err(trouble) => return Err(trouble),

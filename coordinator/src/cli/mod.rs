@@ -20,6 +20,7 @@ mod lock_file;
 mod logs;
 mod nkey;
 mod out;
+mod page;
 pub(crate) mod parts;
 mod plan;
 mod progress;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Serve, Up};
 use super::exit::Exit;
 use super::keys::{Interrupt, Interrupts};
+use super::page::Page;
 use super::{Done, Session, Trouble, connect, parts, submit};
 use crate::local;
 
@@ -58,12 +59,20 @@ pub(crate) async fn serve(session: &Session, args: Serve) -> Done {
         name,
         standby: Some(Leadership::DEFAULT.faster(args.lease_divisor)),
     };
-    loop {
-        match term(session, parts.clone(), &mut interrupts).await? {
-            Term::Deposed => session.out.note("another coordinator has taken the lead"),
-            Term::Interrupted => return Ok(Exit::Passed),
+    let (bus, objects) = (parts.bus.clone(), parts.objects.clone());
+    // A standby answers as well: it asks whoever leads.
+    let page = Page::start(session, &args.listen, bus, objects).await?;
+    let ended = loop {
+        match term(session, parts.clone(), &mut interrupts).await {
+            Ok(Term::Deposed) => session.out.note("another coordinator has taken the lead"),
+            Ok(Term::Interrupted) => break Ok(Exit::Passed),
+            Err(trouble) => break Err(trouble),
         }
+    };
+    if let Some(page) = page {
+        page.stop().await;
     }
+    ended
 }
 
 /// How one time as a candidate and as the leader ends.
@@ -155,9 +164,14 @@ pub(crate) async fn up(session: &Session, args: &Up) -> Done {
         Interrupts::listen().map_err(|err| Trouble::from_error(Exit::Internal, &err))?;
     let mut stack = submit::start_stack(session, args.workers, true).await?;
     let place: PathBuf = session.settings.home.clone();
+    let page = Page::start(session, &args.listen, stack.bus.clone(), stack.objects.clone()).await?;
     if session.out.json {
-        let objects = stack.objects.url();
-        session.out.json(&serde_json::json!({ "v": 1, "nats": stack.url, "objects": objects }));
+        session.out.json(&serde_json::json!({
+            "v": 1,
+            "nats": stack.url,
+            "objects": stack.objects.url(),
+            "http": page.as_ref().map(|page| &page.url),
+        }));
     }
     let workers = if args.workers == 1 { "worker" } else { "workers" };
     session.out.note(format_args!(
@@ -170,6 +184,9 @@ pub(crate) async fn up(session: &Session, args: &Up) -> Done {
         reason = stack.broken() => Err(Trouble::new(Exit::Infra, reason, "")),
     };
     session.out.note("going down");
+    if let Some(page) = page {
+        page.stop().await;
+    }
     stack.stop().await;
     // To end is what was asked for; only what Ctrl-C interrupts has a code of its own.
     ended.map(|_: Interrupt| Exit::Passed)

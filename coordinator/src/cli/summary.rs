@@ -220,7 +220,7 @@ pub(crate) fn called(name: &str, run: &RunId) -> String {
 mod tests {
     use groundswell_common::ids::InstanceId;
     use groundswell_common::outcome::{Exit, Outcome};
-    use groundswell_common::run::RunPhase;
+    use groundswell_common::run::{RunPhase, SourceInfo};
 
     use super::*;
 
@@ -243,6 +243,7 @@ mod tests {
             plan: "gossip".into(),
             case: "spread".into(),
             user: String::new(),
+            source: SourceInfo::default(),
             phase: RunPhase::Finished,
             doing: String::new(),
             submitted_ms: 0,

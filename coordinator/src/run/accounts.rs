@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use groundswell_common::api::InstanceState;
 use groundswell_common::egress::ExposedPort;
 use groundswell_common::fidelity::{self, Fidelity, NetworkReport};
 use groundswell_common::ids::{InstanceId, WorkerId};
@@ -286,6 +287,36 @@ impl Accounts {
             group.running = group.running.saturating_sub(group.ended());
         }
         self.groups.iter().map(|(name, _)| name.clone()).zip(counts).collect()
+    }
+
+    /// Where each instance is, by its number.
+    #[must_use]
+    pub fn states(&self) -> Vec<InstanceState> {
+        let mut states = vec![InstanceState::Waiting; usize::try_from(self.total()).unwrap_or(0)];
+        let mut set = |instance: InstanceId, state| {
+            let place = usize::try_from(instance.0).ok().and_then(|at| states.get_mut(at));
+            if let Some(place) = place {
+                *place = state;
+            }
+        };
+        for share in &self.shares {
+            let state = match (share.prepared, share.started) {
+                (_, true) => InstanceState::Running,
+                (true, false) => InstanceState::Ready,
+                (false, false) => InstanceState::Preparing,
+            };
+            share.instances().for_each(|instance| set(instance, state));
+        }
+        for (instance, end) in &self.ends {
+            set(*instance, InstanceState::Ended(end.outcome));
+        }
+        states
+    }
+
+    /// The groups and how many instances each has.
+    #[must_use]
+    pub fn groups(&self) -> &[(String, u32)] {
+        &self.groups
     }
 
     /// How true the data network was, by what workers have measured; absent when none has.

@@ -7,6 +7,7 @@ use groundswell_common::ids::{Attempt, InstanceId, RunId, WorkerId};
 use groundswell_common::kpi::{Judging, SeriesSet};
 use groundswell_common::messages::{Limits, ShareEvent};
 use groundswell_common::on_lost::OnLost;
+use groundswell_common::run::SourceInfo;
 
 use crate::placement;
 
@@ -47,6 +48,8 @@ pub struct About {
     pub case: String,
     /// Who submitted it.
     pub user: String,
+    /// Where everything comes from.
+    pub source: SourceInfo,
     /// Groups and their sizes.
     pub groups: Vec<(String, u32)>,
     /// What it goes by.

@@ -1,5 +1,6 @@
 //! A run as people and programs see it.
 
+use groundswell_common::api::{InstanceState, RunGrid};
 use groundswell_common::egress::ExposedPort;
 use groundswell_common::ids::WorkerId;
 use groundswell_common::run::{RunPhase, RunStatus};
@@ -24,6 +25,7 @@ impl Run {
             plan: self.about.plan.clone(),
             case: self.about.case.clone(),
             user: self.about.user.clone(),
+            source: self.about.source.clone(),
             phase: self.phase(),
             doing: self.doing(),
             submitted_ms: self.submitted_ms,
@@ -40,6 +42,26 @@ impl Run {
             network: self.is_collected().then(|| self.accounts.network()).flatten(),
             judgement: self.kpis.judgement.clone(),
             forgotten: false,
+        }
+    }
+
+    /// Counts the changes of its state.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Where each of its instances is, at a time of the wall clock.
+    #[must_use]
+    pub fn grid(&self, unix_ms: u64) -> RunGrid {
+        let shares = self.accounts.shares().iter();
+        RunGrid {
+            run: self.about.run.clone(),
+            at_ms: unix_ms.saturating_sub(self.submitted_ms),
+            revision: self.revision,
+            groups: self.accounts.groups().to_vec(),
+            placement: shares.map(|share| (share.worker.clone(), share.ranges.clone())).collect(),
+            states: self.accounts.states().into_iter().map(InstanceState::code).collect(),
         }
     }
 

@@ -6,7 +6,7 @@ use groundswell_common::link::LinkShape;
 use groundswell_common::messages::{InstanceRange, Limits, RuntimeKind};
 use groundswell_common::on_lost::OnLost;
 use groundswell_common::outcome::{InstanceEnd, Outcome};
-use groundswell_common::run::Verdict;
+use groundswell_common::run::{SourceInfo, Verdict};
 use proptest::prelude::*;
 
 use super::*;
@@ -57,6 +57,7 @@ impl Story {
             plan: "plan".to_owned(),
             case: "case".to_owned(),
             user: String::new(),
+            source: SourceInfo::default(),
             groups: groups.iter().enumerate().map(|(n, c)| (format!("g{n}"), *c)).collect(),
             rules: Rules {
                 limits: Limits::default(),

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
-use super::effects::{self, Accepted, Done, unix_ms};
+use super::effects::{self, Accepted, Done, Files, unix_ms};
 use super::live::Live;
 use super::queueing::Queueing;
 use super::recovery::LeftBehind;
@@ -198,6 +198,7 @@ impl Actor {
             Done::TokenRevoked(message, id, removed) => self.token_revoked(message, &id, removed),
             Done::Cordoned(cordoned) => self.cordoned(*cordoned),
             Done::Selected(message, selected) => self.selected(message, selected),
+            Done::Listed(read) => self.listed(read),
         }
     }
 
@@ -255,6 +256,7 @@ impl Actor {
             plan: outline.plan.clone(),
             case: outline.case.clone(),
             user: request.user.clone(),
+            source: request.source_info.clone(),
             groups: outline.groups.iter().map(|g| (g.id.clone(), g.instances)).collect(),
             rules: Rules {
                 limits: outline.limits,
@@ -272,7 +274,8 @@ impl Actor {
         let now = Now { at: Instant::now().into_std(), unix_ms: unix_ms() };
         let mut all = Vec::new();
         for one in left_behind {
-            let LeftBehind { entry, request, mut outline, placed, left, events, workers } = one;
+            let LeftBehind { entry, request, mut outline, placed, left, events, replay, workers } =
+                one;
             let run = entry.run.clone();
             let Some(subnet) = placed
                 .as_ref()
@@ -287,7 +290,7 @@ impl Actor {
             let about = self.about(&run, entry.attempt, &request, &outline);
             let (machine, commands) = Run::resume(about, left, now);
             let mut live = Live::new(machine, (request, outline), subnet, span);
-            live.take_over(&entry, placed, events, self.ledger.term());
+            live.take_over(&entry, placed, (events, replay), self.ledger.term());
             for (registration, epoch) in workers {
                 if !self.workers.knows(&registration.worker) {
                     self.workers.expect(registration, epoch, now.at);
@@ -403,7 +406,7 @@ impl Actor {
             Command::Forget => self.forget(run),
             Command::Note { kind, text, worker } => {
                 let event = live.event(kind, text, worker, unix_ms());
-                live.events.push(&event);
+                live.note(&event);
                 self.teller.event(run, &event);
             }
         }
@@ -457,8 +460,14 @@ impl Actor {
         if live.storing {
             return;
         }
-        let (events, kpis) = (live.events.to_bytes(), live.kpi_file());
-        let conclude = effects::conclude(self.config.objects.clone(), record, events, kpis);
+        live.sample();
+        let at_ms = unix_ms().saturating_sub(live.run.submitted_ms());
+        let files = Files {
+            events: live.events.to_bytes().into(),
+            replay: live.replay.finish(at_ms).into(),
+            kpis: live.kpi_file(),
+        };
+        let conclude = effects::conclude(self.config.objects.clone(), record, files);
         self.effects.spawn(conclude.instrument(live.span.clone()));
     }
 
@@ -469,6 +478,11 @@ impl Actor {
         self.ledger.forget(run);
         failpoint("run_forgotten");
         self.past.insert(run.clone(), status);
+        self.forget_oldest();
+    }
+
+    /// Keeps the newest runs of the past.
+    pub(super) fn forget_oldest(&mut self) {
         while self.past.len() > PAST {
             self.past.pop_first();
         }
@@ -511,6 +525,7 @@ impl Actor {
             self.place_queued();
         }
         self.remember_running(now);
+        self.record_replays(now);
         self.tell_all(now);
     }
 
@@ -544,7 +559,7 @@ impl Actor {
         if let Some(live) = self.live.get_mut(&run).filter(|_| event.worker.is_some()) {
             // Workers count from the start time they were given, which is later than the submission.
             event.at_ms += live.start_offset_ms;
-            live.events.push(&event);
+            live.note(&event);
         }
     }
 }

@@ -4,20 +4,21 @@ use std::collections::BTreeMap;
 
 use async_nats::Message;
 use groundswell_common::api::{
-    Answer, CancelRequest, Refusal, RefusalKind, RunRequest, RunsRequest, ServiceInfo,
-    SubmitRequest,
+    Answer, CancelRequest, EventsPage, EventsRequest, Refusal, RefusalKind, RunGrid, RunRequest,
+    RunsRequest, ServiceInfo, SubmitRequest, WhoAmI,
 };
 use groundswell_common::bus::{self, Bus};
 use groundswell_common::ids::RunId;
 use groundswell_common::objects::Objects;
 use groundswell_common::run::RunStatus;
+use groundswell_common::token::Scope;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tracing::{Instrument as _, info_span};
 
 use super::actor::Actor;
-use super::effects::{self, Done, Submission, unavailable};
+use super::effects::{self, Done, Submission, unavailable, unix_ms};
 use crate::record;
 use crate::run::Event;
 use crate::tokens::Caller;
@@ -34,6 +35,9 @@ impl Actor {
             "submit" => self.call_submit(message, &caller),
             "runs" => self.call_runs(message),
             "run" => self.call_run(message),
+            "grid" => self.call_grid(message),
+            "events" => self.call_events(message),
+            "whoami" => self.call_whoami(message, &caller),
             "cancel" => self.call_cancel(message, &caller),
             "queue" => self.call_queue(message),
             "priority" => self.call_priority(message, &caller),
@@ -108,12 +112,26 @@ impl Actor {
         let (objects, bus) = (self.config.objects.clone(), self.config.bus.clone());
         self.effects.spawn(async move {
             let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
-            let runs = record::newest(&objects, known, limit)
+            let runs = record::newest(&objects, known, limit, request.before.as_ref())
                 .await
                 .map_err(|err| unavailable("the object store does not list runs", &err));
-            bus.reply(&message, &runs).await;
-            Done::Nothing
+            let read = runs.as_ref().map(Clone::clone).unwrap_or_default();
+            let listed =
+                runs.map(|runs| runs.into_iter().map(RunStatus::listed).collect::<Vec<_>>());
+            bus.reply(&message, &listed).await;
+            Done::Listed(read)
         });
+    }
+
+    /// Keeps what was read of runs of the past, so that the next list does not read it again.
+    pub(super) fn listed(&mut self, read: Vec<RunStatus>) {
+        for status in read {
+            let known = self.live.contains_key(&status.run) || status.forgotten;
+            if !known && status.phase.is_over() {
+                self.past.insert(status.run.clone(), status);
+            }
+        }
+        self.forget_oldest();
     }
 
     fn call_run(&mut self, message: Message) {
@@ -124,6 +142,36 @@ impl Actor {
             let selected = select(&objects, known, &request.selector).await;
             Done::Selected(message, selected)
         });
+    }
+
+    /// Answers with where each instance of a run is. Only runs that go on are known so closely; what has become of the
+    /// instances of others is in their records.
+    fn call_grid(&mut self, message: Message) {
+        let Some((message, request)) = self.decoded::<RunRequest>(message) else { return };
+        let live = request.selector.parse().ok().and_then(|run| self.live.get(&run));
+        let grid = live.map(|live| live.run.grid(unix_ms()));
+        self.answer::<RunGrid>(message, grid.ok_or_else(|| not_live(&request.selector)));
+    }
+
+    /// Answers with lines of the event log of a run that goes on.
+    fn call_events(&mut self, message: Message) {
+        let Some((message, request)) = self.decoded::<EventsRequest>(message) else { return };
+        let live = self.live.get(&request.run);
+        let page = live.map(|live| live.events.page(request.from));
+        self.answer::<EventsPage>(message, page.ok_or_else(|| not_live(request.run.as_str())));
+    }
+
+    fn call_whoami(&mut self, message: Message, caller: &Caller) {
+        let (user, scopes) = match caller {
+            Caller::Anyone => (None, Scope::ALL.to_vec()),
+            Caller::Holder(holder) => {
+                let has = |scope: &Scope| holder.has(*scope);
+                let scopes = Scope::ALL.into_iter().filter(has).collect();
+                (Some(holder.user().to_owned()), scopes)
+            }
+        };
+        let tokens_required = self.tokens.required();
+        self.answer(message, Ok(WhoAmI { tokens_required, user, scopes }));
     }
 
     /// Answers with the state of a run that was found.
@@ -199,6 +247,14 @@ impl Actor {
             bus.reply(&message, &reply).await;
             Done::Nothing
         });
+    }
+}
+
+fn not_live(run: &str) -> Refusal {
+    Refusal {
+        kind: RefusalKind::NotFound,
+        message: format!("no run `{run}` goes on"),
+        help: "what became of others is in their records".to_owned(),
     }
 }
 

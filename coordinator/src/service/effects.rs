@@ -12,7 +12,7 @@ use groundswell_common::ids::{Attempt, Epoch, InstanceId, RunId, WorkerId};
 use groundswell_common::kpi::SeriesSet;
 use groundswell_common::messages::{Desired, Registration};
 use groundswell_common::objects::{Objects, ObjectsError};
-use groundswell_common::run::{RunPhase, RunRecord};
+use groundswell_common::run::{RunPhase, RunRecord, RunStatus};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,7 @@ pub(super) enum Done {
     Cordoned(Box<Cordoned>),
     /// Someone asked for one run, and this is which.
     Selected(Message, Result<RunId, Refusal>),
+    Listed(Vec<RunStatus>),
     /// There is nothing to say.
     Nothing,
 }
@@ -287,18 +288,29 @@ pub(super) async fn store(objects: Objects, record: RunRecord, events: Vec<u8>) 
     Done::Stored(run)
 }
 
+/// Stores the replay file of a run as far as it is written.
+pub(super) async fn store_replay(objects: Objects, run: RunId, file: Vec<u8>) -> Done {
+    if let Err(err) = objects.put(&record::replay_key(&run), file).await {
+        debug!(run = %run, error = %Chain(&err), "replay not stored, its next block brings it");
+    }
+    Done::Stored(run)
+}
+
+/// What is kept of a run beside its record.
+pub(super) struct Files {
+    pub(super) events: bytes::Bytes,
+    pub(super) replay: bytes::Bytes,
+    pub(super) kpis: Option<KpiFile>,
+}
+
 /// Stores the events and the last record of a run.
-pub(super) async fn conclude(
-    objects: Objects,
-    record: RunRecord,
-    events: Vec<u8>,
-    kpis: Option<KpiFile>,
-) -> Done {
+pub(super) async fn conclude(objects: Objects, record: RunRecord, files: Files) -> Done {
     let run = record.status.run.clone();
-    let key = record::events_key(&run);
-    let events = bytes::Bytes::from(events);
+    let (key, replay_key) = (record::events_key(&run), record::replay_key(&run));
+    let Files { events, replay, kpis } = files;
     let stored = async {
         persist(|| objects.put(&key, events.clone()).boxed()).await?;
+        persist(|| objects.put(&replay_key, replay.clone()).boxed()).await?;
         failpoint("events_stored");
         if let Some(kpis) = &kpis {
             persist(|| record::store_kpis(&objects, &run, kpis).boxed()).await?;

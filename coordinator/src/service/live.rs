@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::effects::Placing;
+use super::recording::Replay;
 use crate::directory::Directory;
 use crate::events::EventLog;
 use crate::ledger::LedgerRun;
@@ -39,6 +40,7 @@ pub(super) struct Live {
     pub(super) start_offset_ms: u64,
     pub(super) groups: Vec<GroupSpec>,
     pub(super) events: EventLog,
+    pub(super) replay: Replay,
     pub(super) span: Span,
     pub(super) building: CancellationToken,
     /// The term in which this coordinator went on with it; absent when it has begun it.
@@ -64,6 +66,7 @@ impl Live {
         span: Span,
     ) -> Self {
         Self {
+            replay: Replay::new(&run, &outline),
             run,
             // Fifty-three bits, so that tools which read numbers as floating point see the same seed.
             seed: request.seed.or(outline.seed).unwrap_or_else(|| rand::random::<u64>() >> 11),
@@ -102,11 +105,12 @@ impl Live {
         &mut self,
         entry: &LedgerRun,
         placed: Option<Placed>,
-        events: EventLog,
+        (events, replay): (EventLog, Option<Vec<u8>>),
         term: u64,
     ) {
         self.resumed = Some(term);
         self.events = events;
+        replay.into_iter().for_each(|stored| self.replay.go_on_with(stored));
         self.request.queue.priority = entry.priority.or(self.request.queue.priority);
         let Some(placed) = placed else { return };
         self.seed = placed.seed;

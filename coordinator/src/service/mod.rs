@@ -19,6 +19,7 @@ mod hosts;
 mod keys;
 mod live;
 mod queueing;
+mod recording;
 mod recovery;
 mod teller;
 

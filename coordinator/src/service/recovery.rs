@@ -33,6 +33,8 @@ pub(super) struct LeftBehind {
     pub(super) placed: Option<Placed>,
     pub(super) left: Left,
     pub(super) events: EventLog,
+    /// As much of its replay file as is stored.
+    pub(super) replay: Option<Vec<u8>>,
     /// The workers that have a share of it, as they had registered.
     pub(super) workers: Vec<(Registration, Epoch)>,
 }
@@ -96,6 +98,7 @@ async fn find(
         None
     };
     let events = objects.get(&record::events_key(run)).await?.unwrap_or_default();
+    let replay = objects.get(&record::replay_key(run)).await?.map(|file| file.to_vec());
     let left = Left {
         phase: entry.phase,
         shares: placed.as_ref().map(|placed| placed.shares.clone()).unwrap_or_default(),
@@ -114,6 +117,7 @@ async fn find(
         placed,
         left,
         events: EventLog::continued(events.to_vec()),
+        replay,
         workers: Vec::new(),
     }))
 }

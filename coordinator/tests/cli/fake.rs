@@ -16,7 +16,7 @@ use groundswell_common::ids::{RunId, WorkerId};
 use groundswell_common::messages::RuntimeKind;
 use groundswell_common::nats_server::NatsServer;
 use groundswell_common::queue::{Priority, PriorityRequest, QueueEntry};
-use groundswell_common::run::{GroupCounts, RunPhase, RunStatus, Verdict};
+use groundswell_common::run::{GroupCounts, RunPhase, RunStatus, SourceInfo, Verdict};
 use groundswell_common::subjects;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -74,6 +74,7 @@ pub(crate) fn submitted(n: usize) -> RunStatus {
         plan: "mesh".into(),
         case: "dial".into(),
         user: "tester".into(),
+        source: SourceInfo::default(),
         phase: RunPhase::Submitted,
         doing: String::new(),
         submitted_ms: 1_700_000_000_000 + n as u64,

@@ -196,7 +196,7 @@ impl Tallies {
         let place = match &flow.counted {
             Some((known, other, place)) if (known, other) == (&access, &path) => *place,
             Some(_) | None => {
-                let place = tally.lane(joined(access, path));
+                let place = tally.lane(access.and_path(path));
                 flow.counted = Some((access, path, place));
                 place
             }
@@ -342,21 +342,6 @@ fn tell(counts: &mut LaneReport, verdict: Verdict) {
             counts.duplicated += u64::from(again.is_some());
             counts.corrupted += u64::from(corrupt_bit.is_some());
         }
-    }
-}
-
-/// What an access link and a path do together: delays add up, and what one lets pass meets the other. Without
-/// a rate, and without correlations, which two chains in a row do not have in common.
-fn joined(access: LinkShape, path: LinkShape) -> LinkShape {
-    let either = |one: f32, other: f32| one + other - one * other / 100.0;
-    LinkShape {
-        latency: access.latency + path.latency,
-        jitter: access.jitter + path.jitter,
-        loss_pct: either(access.loss_pct, path.loss_pct),
-        corrupt_pct: either(access.corrupt_pct, path.corrupt_pct),
-        duplicate_pct: either(access.duplicate_pct, path.duplicate_pct),
-        reorder_pct: either(access.reorder_pct, path.reorder_pct),
-        ..LinkShape::default()
     }
 }
 
