@@ -100,6 +100,12 @@ fn split(part: &[f64]) -> Option<(usize, f64)> {
     best
 }
 
+/// How far the runs before `at` are from those between there and `end`.
+#[cfg(test)]
+pub(super) fn strength(series: &[f64], at: usize, end: usize) -> f64 {
+    Within::of(series).strength(at, end)
+}
+
 /// For each `from` and `to`, the sum of distances between all runs from the one up to the other, each pair once.
 struct Within {
     sums: Vec<f64>,
@@ -132,5 +138,65 @@ impl Within {
         let between = self.sum(0, end) - before - after;
         let pairs = |count: f64| count * (count - 1.0) / 2.0;
         n * m / (n + m) * (2.0 / (n * m) * between - before / pairs(n) - after / pairs(m))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs around these levels.
+    fn series(levels: &[(f64, usize)], noise: f64, seed: u64) -> Vec<f64> {
+        let mut chance = Chance::new(seed);
+        let mut runs = Vec::new();
+        for (level, count) in levels {
+            runs.extend((0..*count).map(|_| level * (1.0 + noise * chance.normal())));
+        }
+        runs
+    }
+
+    #[test]
+    fn a_change_is_found_where_it_was_made() {
+        let found = changes(&series(&[(100.0, 18), (110.0, 14)], 0.02, 1), 0.05).expect("enough");
+        let [change] = found.as_slice() else { panic!("{found:?}") };
+        assert!((17..=19).contains(&change.at), "{change:?}");
+        assert!((98.0..102.0).contains(&change.before) && (108.0..112.0).contains(&change.after));
+        assert!(change.p < 0.01);
+    }
+
+    #[test]
+    fn a_change_that_was_taken_back_is_two() {
+        let runs = series(&[(100.0, 20), (115.0, 12), (100.0, 20)], 0.02, 2);
+        let found = changes(&runs, 0.05).expect("enough");
+        let at: Vec<usize> = found.iter().map(|change| change.at).collect();
+        assert_eq!(at, [20, 32]);
+    }
+
+    #[test]
+    fn a_single_run_alarms_nobody() {
+        for at in [12, 29] {
+            let mut runs = series(&[(100.0, 30)], 0.02, 3);
+            runs[at] = 200.0;
+            assert_eq!(changes(&runs, 0.05), Some(Vec::new()));
+        }
+    }
+
+    #[test]
+    fn a_steady_series_seldom_has_a_change() {
+        let alarms = (0..40).filter(|seed| {
+            let found = changes(&series(&[(100.0, 24)], 0.03, *seed), 0.05);
+            found.is_some_and(|found| !found.is_empty())
+        });
+        let alarms = alarms.count();
+        assert!(alarms <= 5, "{alarms} of 40, and 2 are to be expected");
+    }
+
+    #[test]
+    fn few_runs_are_no_trend_and_of_many_the_last_ones_count() {
+        assert_eq!(changes(&[1.0; TREND_RUNS - 1], 0.05), None);
+        assert_eq!(changes(&[1.0; TREND_RUNS], 0.05), Some(Vec::new()));
+        let long = series(&[(100.0, MOST_RUNS - 20), (120.0, 40)], 0.02, 5);
+        let found = changes(&long, 0.05).expect("enough");
+        assert_eq!(found.iter().map(|change| change.at).collect::<Vec<_>>(), [MOST_RUNS - 20]);
     }
 }

@@ -105,3 +105,49 @@ impl Student {
         (error > 1e-12 * spread.mean.abs()).then_some(Self { spread, error, freedom, logs })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chance::Chance;
+
+    fn baseline(runs: usize, seed: u64) -> Vec<f64> {
+        let mut chance = Chance::new(seed);
+        (0..runs).map(|_| 100.0 * (0.05 * chance.normal()).exp()).collect()
+    }
+
+    #[test]
+    fn nineteen_of_twenty_further_runs_lie_in_it() {
+        for runs in [8, 15, 45] {
+            let inside = (0..600).filter(|seed| {
+                let mut all = baseline(runs + 1, *seed);
+                let next = all.pop().expect("there is one more");
+                range(&all, 1, 0.05).expect("there are enough").contains(next)
+            });
+            let inside = inside.count();
+            assert!((550..=588).contains(&inside), "{inside} of 600 after {runs} runs");
+        }
+    }
+
+    #[test]
+    fn many_runs_speak_for_themselves() {
+        // One that is far off widens the range once it counts, and not where it can be counted off.
+        let with_one_off = |runs| {
+            let mut all = baseline(runs, 1);
+            all[3] = 400.0;
+            range(&all, 1, 0.05).expect("there are enough")
+        };
+        let (twenty, many) = (with_one_off(20), with_one_off(79));
+        assert!(twenty.high >= 400.0 && !twenty.empirical, "{twenty:?}");
+        assert!(many.high < 150.0 && many.empirical, "{many:?}");
+        assert!((many.coverage - 0.95).abs() < 1e-12);
+    }
+
+    #[test]
+    fn too_few_runs_or_runs_that_never_vary_have_none() {
+        assert_eq!(range(&baseline(7, 1), 1, 0.05), None);
+        assert_eq!(range(&[3.0; 30], 1, 0.05), None);
+        assert_eq!(outlying(&baseline(9, 1), &[]), None);
+        assert_eq!(outlying(&baseline(9, 1), &[0.0]), Some(0.0));
+    }
+}
