@@ -31,7 +31,8 @@ pub fn trusted(status: &RunStatus) -> Result<(), Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fidelity::Fidelity;
+    use crate::fidelity::{Fidelity, NetworkReport, judge};
+    use crate::ids::WorkerId;
     use crate::kpi::{GateState, JudgedGate, Judgement};
 
     fn run(verdict: Option<Verdict>) -> RunStatus {
@@ -67,10 +68,12 @@ mod tests {
             ],
             ..Judgement::default()
         };
+        let report = NetworkReport::default();
+        let measured = judge(&[(WorkerId::from_lossy("w-01"), Some(&report))]).expect("a report");
         let network = Fidelity {
             grade: Grade::Degraded,
             reasons: vec!["packets were late".to_owned()],
-            ..Fidelity::default()
+            ..measured
         };
         let status = RunStatus {
             judgement: Some(judgement),
