@@ -16,6 +16,7 @@ pub mod correction;
 pub mod design;
 pub mod effect;
 pub mod judge;
+pub mod outlook;
 pub mod power;
 pub mod quantiles;
 pub mod range;
@@ -29,6 +30,7 @@ pub use comparison::{ComparedKpi, ComparedRun, Comparison, Finding, Row, Rules, 
 pub use correction::Correction;
 pub use design::{Demand, Design, Method, Pairing, enough};
 pub use judge::compare;
+pub use outlook::{Outlook, least_seen};
 
 #[cfg(test)]
 mod golden_tests;
