@@ -10,6 +10,7 @@ use groundswell_common::ids::WorkerId;
 use groundswell_common::queue::Priority;
 use groundswell_common::token::Scope;
 
+use super::compare::args::{BaselineCommand, Compare, Trend};
 use super::exit::Exit;
 use super::templates::Template;
 
@@ -125,6 +126,13 @@ pub(crate) enum Command {
     Ls(Ls),
     /// Show what a run has measured; without RUN the latest
     Kpis(Kpis),
+    /// Tell whether runs differ, and whether that is more than chance
+    Compare(Box<Compare>),
+    /// Keep runs under a name, to compare others with them
+    #[command(subcommand)]
+    Baseline(BaselineCommand),
+    /// Show a KPI over the runs of a case, and where it changed for good
+    Trend(Trend),
     /// Show what was built for a run, or what a build printed
     Builds(Builds),
     /// Show what instances printed

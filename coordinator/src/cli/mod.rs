@@ -2,10 +2,12 @@
 //! `connect` finds the coordinator, `parts` is where the commands meet the rest of Groundswell.
 
 pub(crate) mod args;
+mod baseline;
 mod builds;
 mod call;
 mod check;
 mod collect;
+mod compare;
 mod connect;
 mod dataset;
 mod doctor;
@@ -32,6 +34,7 @@ mod submit;
 mod summary;
 mod templates;
 mod token;
+mod trend;
 mod validate;
 mod workers;
 
@@ -134,6 +137,9 @@ async fn run(session: &Session, command: Command) -> Done {
         Command::Status(args) => runs::status(session, &args).await,
         Command::Ls(args) => runs::ls(session, &args).await,
         Command::Kpis(args) => kpis::run(session, &args).await,
+        Command::Compare(args) => compare::run(session, &args).await,
+        Command::Baseline(command) => baseline::run(session, command).await,
+        Command::Trend(args) => trend::run(session, &args).await,
         Command::Builds(args) => builds::run(session, &args).await,
         Command::Logs(args) => logs::run(session, &args).await,
         Command::Collect(args) => collect::run(session, &args).await,
