@@ -55,7 +55,10 @@ mod tests {
         // The first outputs of Vigna's splitmix64.c for the seed 1234567.
         let mut chance = Chance::new(1_234_567);
         let first = [chance.bits(), chance.bits(), chance.bits()];
-        assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
+        assert_eq!(
+            first,
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+        );
     }
 
     #[test]

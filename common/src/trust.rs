@@ -17,13 +17,11 @@ pub fn trusted(status: &RunStatus) -> Result<(), Vec<String>> {
         None => Some("it is not over".to_owned()),
     };
     let gates = status.judgement.iter().flat_map(|judgement| judgement.broken_gates());
-    let gates = gates.map(|gate| {
-        format!("{} was to be {} and was {}", gate.name, gate.wanted, gate.got)
-    });
+    let gates =
+        gates.map(|gate| format!("{} was to be {} and was {}", gate.name, gate.wanted, gate.got));
     let degraded = status.network.iter().filter(|network| network.grade == Grade::Degraded);
-    let network = degraded.map(|network| {
-        format!("its network was degraded: {}", network.reasons.join("; "))
-    });
+    let network =
+        degraded.map(|network| format!("its network was degraded: {}", network.reasons.join("; ")));
     let reasons: Vec<String> = ending.into_iter().chain(gates).chain(network).collect();
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
@@ -86,6 +84,9 @@ mod tests {
         ];
         assert_eq!(trusted(&status), Err(wanted.map(str::to_owned).to_vec()));
         let good = Fidelity { grade: Grade::Good, ..network };
-        assert_eq!(trusted(&RunStatus { network: Some(good), ..run(Some(Verdict::Passed)) }), Ok(()));
+        assert_eq!(
+            trusted(&RunStatus { network: Some(good), ..run(Some(Verdict::Passed)) }),
+            Ok(())
+        );
     }
 }

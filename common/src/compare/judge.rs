@@ -85,7 +85,12 @@ impl<'a> Trusted<'a> {
     }
 
     /// The values of a KPI and the design they are for: those of pairs where pairs are compared.
-    fn values(&self, kpi: &ComparedKpi, rules: Rules, directed: usize) -> (Design, Vec<f64>, Vec<f64>) {
+    fn values(
+        &self,
+        kpi: &ComparedKpi,
+        rules: Rules,
+        directed: usize,
+    ) -> (Design, Vec<f64>, Vec<f64>) {
         let value = |run: &ComparedRun| run.values.get(&kpi.name).copied();
         let pairs = self.pairs.iter().filter_map(|(a, b)| value(a).zip(value(b)));
         let (first, second): (Vec<f64>, Vec<f64>) = pairs.unzip();
@@ -254,7 +259,9 @@ fn untold(row: &Row, trusted: &Trusted<'_>, rules: Rules, directed: usize) -> Op
             .unwrap_or_default();
         return Some(format!("{a} v {b} runs cannot tell a change from chance{with}{help}"));
     }
-    row.p.is_none().then(|| "the runs of a side are all alike, so nothing says what chance does".to_owned())
+    row.p
+        .is_none()
+        .then(|| "the runs of a side are all alike, so nothing says what chance does".to_owned())
 }
 
 /// What people should know of the comparison as a whole.
@@ -264,7 +271,10 @@ fn notes(trusted: &Trusted<'_>, rows: &[Row], rules: Rules) -> Vec<String> {
         notes.push(format!("{} trusted runs have no partner in a pair", trusted.alone));
     }
     if rows.iter().any(|row| row.design.method == Method::Welch) {
-        notes.push("3 runs of a side are weak evidence: too few to see how they are distributed".to_owned());
+        notes.push(
+            "3 runs of a side are weak evidence: too few to see how they are distributed"
+                .to_owned(),
+        );
     }
     let loose = rows.iter().filter(|row| row.better.is_none() && row.p.is_some()).count();
     if loose > 1 {

@@ -120,7 +120,8 @@ fn more_kpis_than_the_runs_carry_are_refused() {
     assert!(six.rows.iter().all(|row| row.finding == Finding::Regression));
     assert!((six.rows[5].p_corrected.expect("directed") - 6.0 * 2.0 / 252.0).abs() < 1e-12);
     let seven = of(7, Correction::Holm);
-    let wanted = "5 v 5 runs cannot tell a change from chance for 7 KPIs at once; 6 of each side can";
+    let wanted =
+        "5 v 5 runs cannot tell a change from chance for 7 KPIs at once; 6 of each side can";
     assert!(seven.rows.iter().all(|row| row.why == wanted), "{:?}", seven.rows[0]);
     assert_eq!(seven.found(Finding::Inconclusive, true).count(), 7);
     // Without a correction each stands for itself.
@@ -186,7 +187,10 @@ fn one_run_is_compared_with_where_the_next_of_the_baseline_would_lie() {
     assert_eq!((inside.finding, outside.finding), (Finding::Same, Finding::Regression));
     assert!((outside.change.expect("a share") - 41.0 / 371.0).abs() < 1e-12);
     let range = outside.range.expect("nine runs have one");
-    assert!((352.0..360.0).contains(&range.low) && (380.0..392.0).contains(&range.high), "{range:?}");
+    assert!(
+        (352.0..360.0).contains(&range.low) && (380.0..392.0).contains(&range.high),
+        "{range:?}"
+    );
     // Seven runs do not say where the next one lies.
     let row = compared(&baseline[..7], &[412.0], Rules::default());
     assert_eq!((row.design.method, row.finding), (Method::TooFew, Finding::Inconclusive));
@@ -199,7 +203,8 @@ fn one_run_is_compared_with_where_the_next_of_the_baseline_would_lie() {
 fn pairs_see_through_what_both_of_a_pair_suffer() {
     // Every day is another one, and each second run is 4 to 5 % slower on its day.
     let days = [100.0, 140.0, 90.0, 180.0, 120.0, 160.0, 110.0];
-    let slower: Vec<f64> = days.iter().enumerate().map(|(at, day)| day * (1.04 + 0.001 * at as f64)).collect();
+    let slower: Vec<f64> =
+        days.iter().enumerate().map(|(at, day)| day * (1.04 + 0.001 * at as f64)).collect();
     let unpaired = compared(&days, &slower, Rules::default());
     assert_eq!(unpaired.finding, Finding::Inconclusive);
     let rules = Rules { pairing: Pairing::Interleaved, ..Rules::default() };
@@ -220,7 +225,10 @@ fn groups_within_few_runs_are_only_described() {
     let row = compared(&FAST, &SLOW, rules);
     assert_eq!((row.finding, row.p), (Finding::Descriptive, None));
     assert_eq!(row.shift.map(|shift| shift.estimate), Some(11.0));
-    let (six, more) = ([FAST[0], FAST[1], FAST[2], FAST[3], FAST[4], 103.0], [SLOW[0], SLOW[1], SLOW[2], SLOW[3], SLOW[4], 115.0]);
+    let (six, more) = (
+        [FAST[0], FAST[1], FAST[2], FAST[3], FAST[4], 103.0],
+        [SLOW[0], SLOW[1], SLOW[2], SLOW[3], SLOW[4], 115.0],
+    );
     assert_eq!(compared(&six, &more, rules).finding, Finding::Regression);
 }
 
@@ -230,12 +238,18 @@ fn found(wanted: Finding, kpis: usize, change: f64) -> usize {
     let names: Vec<String> = (0..kpis).map(|at| format!("k{at}")).collect();
     let all: Vec<ComparedKpi> = names.iter().map(|name| kpi(name, Some(Better::Lower))).collect();
     let mut one = |name: &str, middle: f64| {
-        let values: Vec<Vec<f64>> = names.iter().map(|_| drawn(&mut chance, 5, middle, 0.03)).collect();
-        let values: Vec<(&str, &[f64])> =
-            names.iter().zip(&values).map(|(name, values)| (name.as_str(), values.as_slice())).collect();
+        let values: Vec<Vec<f64>> =
+            names.iter().map(|_| drawn(&mut chance, 5, middle, 0.03)).collect();
+        let values: Vec<(&str, &[f64])> = names
+            .iter()
+            .zip(&values)
+            .map(|(name, values)| (name.as_str(), values.as_slice()))
+            .collect();
         side(name, &values)
     };
-    let comparisons = (0..200).map(|_| compare(&one("a", 100.0), &one("b", 100.0 * (1.0 + change)), &all, Rules::default()));
+    let comparisons = (0..200).map(|_| {
+        compare(&one("a", 100.0), &one("b", 100.0 * (1.0 + change)), &all, Rules::default())
+    });
     comparisons.filter(|comparison| comparison.found(wanted, true).next().is_some()).count()
 }
 

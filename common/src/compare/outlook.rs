@@ -42,7 +42,8 @@ impl Outlook {
         }
         let demand = rules.demand(*directed);
         let noise = noise(comparison)?;
-        let seen = CHANGES.map(|change| Seen { change, power: power(*design, noise, change, demand.hurdle()) });
+        let seen = CHANGES
+            .map(|change| Seen { change, power: power(*design, noise, change, demand.hurdle()) });
         let least = CHANGES[CHANGES.len() - 1];
         let needed = runs_to_see(rules.pairing, noise, least, demand);
         let needed = needed.filter(|runs| *runs > design.a.min(design.b));
@@ -86,7 +87,11 @@ mod tests {
 
     fn of(a: usize, b: usize) -> Comparison {
         let mut chance = Chance::new(7);
-        let kpi = ComparedKpi { name: "time".to_owned(), better: Some(Better::Lower), ..ComparedKpi::default() };
+        let kpi = ComparedKpi {
+            name: "time".to_owned(),
+            better: Some(Better::Lower),
+            ..ComparedKpi::default()
+        };
         compare(&side(&mut chance, a), &side(&mut chance, b), &[kpi], Rules::default())
     }
 
@@ -107,6 +112,9 @@ mod tests {
         assert_eq!(Outlook::of(&of(2, 2)), None);
         assert!(least_seen(&of(2, 2)).is_empty());
         // One run beside a baseline is tested.
-        assert!(Outlook::of(&of(9, 1)).is_some_and(|outlook| outlook.seen[0].power > outlook.seen[1].power));
+        assert!(
+            Outlook::of(&of(9, 1))
+                .is_some_and(|outlook| outlook.seen[0].power > outlook.seen[1].power)
+        );
     }
 }

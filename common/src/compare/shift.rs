@@ -104,11 +104,15 @@ impl Cut {
 
     fn approximate(mean: f64, variance: f64, alpha: f64) -> Option<Self> {
         let off = (mean - normal_quantile(alpha / 2.0) * variance.sqrt()).floor() - 1.0;
+        if off < 0.0 {
+            return None;
+        }
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a rank among the pairs of a few hundred runs"
         )]
-        (off >= 0.0).then(|| Self { off: off as usize, confidence: 1.0 - alpha })
+        let off = off as usize;
+        Some(Self { off, confidence: 1.0 - alpha })
     }
 }

@@ -102,7 +102,6 @@ fn beta_fraction(x: f64, a: f64, b: f64) -> f64 {
 
 /// The logarithm of the gamma function of a positive number, by Lanczos' approximation with g = 7 and nine terms.
 fn ln_gamma(x: f64) -> f64 {
-    #[expect(clippy::excessive_precision, reason = "as they are published")]
     const TERMS: [f64; 8] = [
         676.520_368_121_885_1,
         -1_259.139_216_722_402_8,

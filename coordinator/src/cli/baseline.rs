@@ -38,7 +38,9 @@ pub(crate) async fn run(session: &Session, command: BaselineCommand) -> Done {
                 let record = record.map_err(|err| Trouble::from_error(Exit::Infra, &err))?;
                 match record {
                     Some(record) => statuses.push(record.status),
-                    None => session.out.warning(format_args!("the record of run {run} is not stored")),
+                    None => {
+                        session.out.warning(format_args!("the record of run {run} is not stored"))
+                    }
                 }
             }
             session.out.list(&super::runs::rows(&statuses), format);
@@ -64,7 +66,8 @@ fn made(session: &Session, name: &str, runs: &[Known], force: bool) -> Result<Ba
     let reasons: Vec<String> =
         distrusted.iter().map(|run| format!("{}: {}", run.name, run.distrust.join("; "))).collect();
     if !reasons.is_empty() && !force {
-        let message = format!("runs that cannot be trusted make no baseline: {}", reasons.join(" | "));
+        let message =
+            format!("runs that cannot be trusted make no baseline: {}", reasons.join(" | "));
         return Err(Trouble::new(Exit::Inconclusive, message, "leave them out, or --force"));
     }
     let Some(first) = runs.first() else {
@@ -77,7 +80,9 @@ fn made(session: &Session, name: &str, runs: &[Known], force: bool) -> Result<Ba
         set_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0),
         ..Baseline::new(name, &first.plan, &first.case, ids)
     })
-    .inspect(|_| reasons.iter().for_each(|reason| session.out.warning(format_args!("forced: {reason}"))))
+    .inspect(|_| {
+        reasons.iter().for_each(|reason| session.out.warning(format_args!("forced: {reason}")))
+    })
 }
 
 fn rows(baselines: &[Baseline]) -> List<'_, Baseline> {

@@ -35,7 +35,8 @@ pub(crate) async fn run(session: &Session, args: &Trend) -> Done {
     let objects = connect::objects(session).await?;
     let past = Past::open(&objects).await?;
     let of = Of { plan: args.plan.clone(), case: args.case.clone(), last: args.last };
-    let on_branch = |run: &Known| args.branch.as_ref().is_none_or(|branch| *branch == run.source.branch);
+    let on_branch =
+        |run: &Known| args.branch.as_ref().is_none_or(|branch| *branch == run.source.branch);
     let known = past.newest(&of, on_branch).await?;
     one_case(&known)?;
     let mut runs = Vec::new();
@@ -57,7 +58,9 @@ pub(crate) async fn run(session: &Session, args: &Trend) -> Done {
     if args.changepoints {
         let values: Vec<f64> = points.iter().map(|point| point.value).collect();
         match changes(&values, ALPHA) {
-            Some(found) => found.into_iter().for_each(|change| points[change.at].change = Some(change)),
+            Some(found) => {
+                found.into_iter().for_each(|change| points[change.at].change = Some(change))
+            }
             None => session.out.warning(format_args!(
                 "changes are looked for in {TREND_RUNS} runs or more, and there are {}",
                 points.len()
@@ -69,7 +72,8 @@ pub(crate) async fn run(session: &Session, args: &Trend) -> Done {
 }
 
 fn one_case(runs: &[Known]) -> Result<(), Trouble> {
-    let cases: BTreeSet<String> = runs.iter().map(|run| format!("{}/{}", run.plan, run.case)).collect();
+    let cases: BTreeSet<String> =
+        runs.iter().map(|run| format!("{}/{}", run.plan, run.case)).collect();
     if cases.len() < 2 {
         return Ok(());
     }
@@ -106,7 +110,8 @@ fn nothing(runs: &[Measured], args: &Trend) -> Trouble {
     } else {
         format!("they have {}", names.join(", "))
     };
-    let message = format!("of {} runs none that can be trusted has the KPI `{}`", runs.len(), args.kpi);
+    let message =
+        format!("of {} runs none that can be trusted has the KPI `{}`", runs.len(), args.kpi);
     Trouble::new(Exit::NothingSelected, message, help)
 }
 
@@ -133,7 +138,8 @@ fn rows(points: &[Point], changes: bool) -> List<'_, Point> {
 
 fn told(change: Change, unit: &str) -> String {
     let share = (change.after - change.before) / change.before.abs();
-    let share = if share.is_finite() { format!(", {:+.1} %", share * 100.0) } else { String::new() };
+    let share =
+        if share.is_finite() { format!(", {:+.1} %", share * 100.0) } else { String::new() };
     let (before, after) = (unit::shown(change.before, unit), unit::shown(change.after, unit));
     format!("{before} → {after}{share} (p {:.3})", change.p)
 }

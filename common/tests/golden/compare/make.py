@@ -40,7 +40,7 @@ def unpaired(n, m, ties, shift):
     a, b = sample(n, ties), sample(m, ties, shift)
     exact = stats.mannwhitneyu(b, a, method=ALL if ties else "exact")
     close = stats.mannwhitneyu(b, a, method="asymptotic")
-    case = {"a": a, "b": b, "u": float(exact.statistic), "p": float(exact.pvalue),
+    case = {"a": a, "b": b, "ties": ties, "u": float(exact.statistic), "p": float(exact.pvalue),
             "p_approximate": float(close.pvalue), "cliff": float(2 * exact.statistic / (n * m) - 1)}
     logs = stats.ttest_ind(np.log(b), np.log(a), equal_var=False)
     bounds = logs.confidence_interval(0.95)
@@ -61,7 +61,7 @@ def pairs(n, ties, shift):
     exact = stats.wilcoxon(kept, method=ALL if ties else "exact")
     close = stats.wilcoxon(kept, method="asymptotic", correction=True)
     grew = float(sum(r for r, v in zip(stats.rankdata(np.abs(kept)), kept) if v > 0))
-    case = {"d": d, "w": grew, "p": float(exact.pvalue), "p_approximate": float(close.pvalue)}
+    case = {"d": d, "ties": ties, "w": grew, "p": float(exact.pvalue), "p_approximate": float(close.pvalue)}
     walsh = [(x + y) / 2 for x, y in itertools.combinations_with_replacement(d, 2)]
     case["shift"] = float(np.median(walsh))
     if not ties:

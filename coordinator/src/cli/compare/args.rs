@@ -50,7 +50,13 @@ pub(crate) struct Compare {
     #[arg(long)]
     pub(crate) paired: bool,
     /// What the exit code tells: 12 for a regression, 13 where nothing can be told
-    #[arg(long, value_enum, value_name = "WHAT,…", value_delimiter = ',', default_value = "regression")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT,…",
+        value_delimiter = ',',
+        default_value = "regression"
+    )]
     pub(crate) fail_on: Vec<FailOn>,
     /// How it is printed
     #[arg(short = 'o', long, value_enum, default_value_t, value_name = "FORMAT")]
@@ -195,14 +201,17 @@ fn stat(text: &str) -> Result<Stat, String> {
 
 /// A share of one: `3%` or `0.03`.
 fn share(text: &str) -> Result<f64, String> {
-    let (number, factor) = text.trim().strip_suffix('%').map_or((text, 1.0), |percent| (percent, 0.01));
+    let (number, factor) =
+        text.trim().strip_suffix('%').map_or((text, 1.0), |percent| (percent, 0.01));
     let share = number.trim().parse::<f64>().ok().map(|number| number * factor);
     share.filter(|share| (0.0..10.0).contains(share)).ok_or_else(|| "write 3% or 0.03".to_owned())
 }
 
 fn probability(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok();
-    number.filter(|p| *p > 0.0 && *p < 0.5).ok_or_else(|| "write a number below a half, such as 0.05".to_owned())
+    number
+        .filter(|p| *p > 0.0 && *p < 0.5)
+        .ok_or_else(|| "write a number below a half, such as 0.05".to_owned())
 }
 
 #[cfg(test)]
@@ -211,9 +220,14 @@ mod tests {
 
     #[test]
     fn a_share_is_a_number_or_per_cent() {
-        assert_eq!([share("3%"), share("0.5 %"), share("0.03")].map(Result::unwrap), [0.03, 0.005, 0.03]);
+        assert_eq!(
+            [share("3%"), share("0.5 %"), share("0.03")].map(Result::unwrap),
+            [0.03, 0.005, 0.03]
+        );
         assert!(["", "x%", "-1%", "NaN", "inf"].iter().all(|wrong| share(wrong).is_err()));
-        assert!(probability("0.05").is_ok() && probability("0").is_err() && probability("0.9").is_err());
+        assert!(
+            probability("0.05").is_ok() && probability("0").is_err() && probability("0.9").is_err()
+        );
         assert_eq!(stat("p95"), Ok(Stat::P95));
         assert!(stat("p42").is_err());
     }

@@ -43,7 +43,8 @@ fn one(page: &mut String, report: &Report) {
     );
     for row in &report.comparison.rows {
         let Cells { kpi, a, b, shift, change, p, effect, finding } = Cells::of(row);
-        let cells = [kpi, a, b, shift, change, p, effect, format!("{} {finding}", symbol(row.finding))];
+        let cells =
+            [kpi, a, b, shift, change, p, effect, format!("{} {finding}", symbol(row.finding))];
         let cells: String = cells.iter().map(|cell| format!("<td>{}", escaped(cell))).collect();
         let _ = writeln!(page, "<tr>{cells}</tr>");
     }
@@ -65,7 +66,8 @@ fn section(page: &mut String, report: &Report, row: &Row) {
     if row.a.values.is_empty() && row.b.values.is_empty() {
         return;
     }
-    let remark = remark(report, row).map(|remark| format!("<p><small>{}</small></p>\n", escaped(&remark)));
+    let remark =
+        remark(report, row).map(|remark| format!("<p><small>{}</small></p>\n", escaped(&remark)));
     let _ = writeln!(
         page,
         "<section><h2>{}</h2>\n{}{}",
@@ -85,10 +87,16 @@ fn runs(row: &Row) -> String {
     let bounds = row.range.iter().flat_map(|range| [range.low, range.high]);
     let all: Vec<f64> = row.a.values.iter().chain(&row.b.values).copied().chain(bounds).collect();
     let axis = Axis::of(&all);
-    let mut drawing = format!("<svg width=\"{WIDTH}\" height=\"76\" role=\"img\" aria-label=\"runs of A and B\">");
+    let mut drawing = format!(
+        "<svg width=\"{WIDTH}\" height=\"76\" role=\"img\" aria-label=\"runs of A and B\">"
+    );
     if let Some(range) = row.range {
         let (from, to) = (axis.at(range.low), axis.at(range.high));
-        let _ = write!(drawing, "<rect class=\"range\" x=\"{from:.1}\" y=\"8\" width=\"{:.1}\" height=\"46\"/>", to - from);
+        let _ = write!(
+            drawing,
+            "<rect class=\"range\" x=\"{from:.1}\" y=\"8\" width=\"{:.1}\" height=\"46\"/>",
+            to - from
+        );
     }
     for (class, height, values) in [("a", 20, &row.a.values), ("b", 42, &row.b.values)] {
         for value in values {
@@ -114,8 +122,11 @@ fn runs(row: &Row) -> String {
 /// By what share each quantile of all instances' values moved from A to B.
 fn moved(shifts: &[QuantileShift]) -> String {
     let share = |shift: &QuantileShift| (shift.b - shift.a) / shift.a.abs();
-    let points: Vec<(f64, f64)> =
-        shifts.iter().map(|shift| (shift.q, share(shift))).filter(|(_, share)| share.is_finite()).collect();
+    let points: Vec<(f64, f64)> = shifts
+        .iter()
+        .map(|shift| (shift.q, share(shift)))
+        .filter(|(_, share)| share.is_finite())
+        .collect();
     if points.is_empty() {
         return String::new();
     }
@@ -154,7 +165,8 @@ impl Axis {
 
     fn at(&self, value: f64) -> f64 {
         let room = WIDTH - 2.0 * MARGIN;
-        let part = if self.high > self.low { (value - self.low) / (self.high - self.low) } else { 0.5 };
+        let part =
+            if self.high > self.low { (value - self.low) / (self.high - self.low) } else { 0.5 };
         MARGIN + part * room
     }
 }

@@ -9,7 +9,9 @@ use super::report::{Cells, Report, escaped, remark};
 
 /// The XML that collectors of test results read.
 pub(crate) fn junit(reports: &[Report], fail_on: &[FailOn]) -> String {
-    let mut xml = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"groundswell compare\">\n".to_owned();
+    let mut xml =
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"groundswell compare\">\n"
+            .to_owned();
     reports.iter().for_each(|report| suite(&mut xml, report, fail_on));
     xml.push_str("</testsuites>");
     xml
@@ -22,7 +24,8 @@ fn suite(xml: &mut String, report: &Report, fail_on: &[FailOn]) {
     let strict = fail_on.contains(&FailOn::Inconclusive);
     let unsure = count(Finding::Inconclusive);
     let (errors, skipped) = if strict { (unsure, 0) } else { (0, unsure) };
-    let name = format!("{}/{}: {} v {}", report.plan, report.case, comparison.a.name, comparison.b.name);
+    let name =
+        format!("{}/{}: {} v {}", report.plan, report.case, comparison.a.name, comparison.b.name);
     let _ = writeln!(
         xml,
         "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" errors=\"{errors}\" skipped=\"{skipped}\">",
@@ -51,7 +54,8 @@ fn suite(xml: &mut String, report: &Report, fail_on: &[FailOn]) {
 fn case(xml: &mut String, report: &Report, row: &Row, strict: bool) {
     let Cells { kpi, a, b, shift, change, p, effect, .. } = Cells::of(row);
     let class = format!("{}.{}", report.plan, report.case);
-    let _ = write!(xml, "    <testcase classname=\"{}\" name=\"{}\"", escaped(&class), escaped(&kpi));
+    let _ =
+        write!(xml, "    <testcase classname=\"{}\" name=\"{}\"", escaped(&class), escaped(&kpi));
     let remark = remark(report, row).unwrap_or_default();
     let message = format!("{a} to {b}, {change}");
     let numbers = format!("shift {shift}; p {p}; effect {effect}; {remark}");

@@ -85,11 +85,19 @@ impl Measured {
         let values = self.rows().iter().flat_map(|row| {
             stats.iter().filter_map(|stat| Some((row, *stat, of_row(row, *stat)?)))
         });
-        self.with(kpis, values.map(|(row, stat, value)| (named(&row.name, stat), &row.unit, stat, value)))
+        self.with(
+            kpis,
+            values.map(|(row, stat, value)| (named(&row.name, stat), &row.unit, stat, value)),
+        )
     }
 
     /// The same of the instances of one group.
-    pub(crate) fn compared_group(&self, group: &str, kpis: &[ComparedKpi], stats: &[Stat]) -> ComparedRun {
+    pub(crate) fn compared_group(
+        &self,
+        group: &str,
+        kpis: &[ComparedKpi],
+        stats: &[Stat],
+    ) -> ComparedRun {
         let rows: Vec<_> = self
             .rows()
             .iter()
@@ -145,7 +153,8 @@ impl Measured {
         let mut all = Distribution::default();
         for series in self.file.iter().flat_map(|file| &file.series) {
             let key = &series.key;
-            let fits = key.name == kpi && !key.diagnostic && group.is_none_or(|group| key.group == group);
+            let fits =
+                key.name == kpi && !key.diagnostic && group.is_none_or(|group| key.group == group);
             if fits && (key.unit == unit || key.unit.is_empty()) {
                 all.merge(&series.values);
             }
@@ -173,7 +182,8 @@ pub(crate) fn differing_terms<'a>(runs: impl Iterator<Item = &'a Known>) -> Vec<
     let told = seen.into_iter().filter(|(_, values)| differs(values)).map(|(term, mut values)| {
         values.sort_unstable();
         values.dedup();
-        let values: Vec<&str> = values.into_iter().map(|value| value.unwrap_or("nothing")).collect();
+        let values: Vec<&str> =
+            values.into_iter().map(|value| value.unwrap_or("nothing")).collect();
         format!("the runs differ in {term}: {}", values.join(", "))
     });
     told.collect()
@@ -217,7 +227,8 @@ pub(crate) mod tests {
             count: both.count(),
             stats: judge::stats(&both),
         };
-        let other = KpiRow { name: "hops".into(), better: None, unit: String::new(), ..row.clone() };
+        let other =
+            KpiRow { name: "hops".into(), better: None, unit: String::new(), ..row.clone() };
         let file = KpiFile {
             v: 1,
             run: run_id(),
@@ -250,7 +261,10 @@ pub(crate) mod tests {
         };
         assert_eq!(names(None, &[Stat::P50]), ["time.p50", "hops.p50"]);
         let chosen = Regex::new("^time.*(p50|max)").expect("a regular expression");
-        assert_eq!(names(Some(&chosen), &[Stat::Max, Stat::P50, Stat::Min]), ["time.max", "time.p50"]);
+        assert_eq!(
+            names(Some(&chosen), &[Stat::Max, Stat::P50, Stat::Min]),
+            ["time.max", "time.p50"]
+        );
     }
 
     #[test]
@@ -288,6 +302,9 @@ pub(crate) mod tests {
         let told = differing_terms([&two, &one, &two].into_iter());
         assert_eq!(told, ["the runs differ in size of all: 1, 2"]);
         let bare = Known { terms: BTreeMap::new(), ..one.clone() };
-        assert_eq!(differing_terms([&bare, &one].into_iter()), ["the runs differ in size of all: nothing, 1"]);
+        assert_eq!(
+            differing_terms([&bare, &one].into_iter()),
+            ["the runs differ in size of all: nothing, 1"]
+        );
     }
 }

@@ -59,10 +59,18 @@ pub(crate) async fn run(session: &Session, args: &Compare) -> Done {
 }
 
 fn rules(args: &Compare, pairing: Pairing) -> Rules {
-    Rules { alpha: args.alpha, min_effect: args.min_effect, correction: args.correct.into(), pairing }
+    Rules {
+        alpha: args.alpha,
+        min_effect: args.min_effect,
+        correction: args.correct.into(),
+        pairing,
+    }
 }
 
-fn wanted<'a>(args: &Compare, runs: impl Iterator<Item = &'a Measured>) -> Result<Vec<ComparedKpi>, Trouble> {
+fn wanted<'a>(
+    args: &Compare,
+    runs: impl Iterator<Item = &'a Measured>,
+) -> Result<Vec<ComparedKpi>, Trouble> {
     let kpis = Wanted { names: args.kpi.as_ref(), stats: &args.stat }.kpis(runs);
     if kpis.is_empty() {
         let help = "`coordinator kpis RUN` lists what a run has measured";
@@ -72,9 +80,15 @@ fn wanted<'a>(args: &Compare, runs: impl Iterator<Item = &'a Measured>) -> Resul
 }
 
 /// The first side with each of the others.
-fn by_run(args: &Compare, names: &[String], sides: &[Vec<Measured>]) -> Result<Vec<Report>, Trouble> {
+fn by_run(
+    args: &Compare,
+    names: &[String],
+    sides: &[Vec<Measured>],
+) -> Result<Vec<Report>, Trouble> {
     let pairing = if args.paired { Pairing::Interleaved } else { Pairing::None };
-    let (Some((a, others)), Some((a_name, other_names))) = (sides.split_first(), names.split_first()) else {
+    let (Some((a, others)), Some((a_name, other_names))) =
+        (sides.split_first(), names.split_first())
+    else {
         return Ok(Vec::new());
     };
     let mut reports = Vec::new();
@@ -90,7 +104,10 @@ fn by_run(args: &Compare, names: &[String], sides: &[Vec<Measured>]) -> Result<V
         let mut report = Report::new(&first.known.plan, &first.known.case, comparison);
         report.notes.extend(differing_terms(both().map(|run| &run.known)));
         if others.len() > 1 {
-            report.notes.push("p-values are corrected within this comparison, and not over all of them".to_owned());
+            report.notes.push(
+                "p-values are corrected within this comparison, and not over all of them"
+                    .to_owned(),
+            );
         }
         report.quantiles = quantiles(&kpis, &counted(a, None), &counted(b, None));
         reports.push(report);
@@ -124,7 +141,8 @@ fn by_group(args: &Compare, names: &[String], sides: &[Vec<Measured>]) -> Result
     report.notes.push(format!("groups of {}", names.join(", ")));
     report.notes.extend(differing_terms(runs.iter().map(|run| &run.known)));
     let all: Vec<_> = runs.iter().filter(|run| run.known.distrust.is_empty()).copied().collect();
-    let (a, b) = (Counted { runs: all.clone(), group: Some(a) }, Counted { runs: all, group: Some(b) });
+    let (a, b) =
+        (Counted { runs: all.clone(), group: Some(a) }, Counted { runs: all, group: Some(b) });
     report.quantiles = quantiles(&kpis, &a, &b);
     Ok(report)
 }
@@ -158,7 +176,8 @@ fn quantiles(
 ) -> BTreeMap<String, Vec<groundswell_common::compare::quantiles::QuantileShift>> {
     let of = |kpi: &ComparedKpi| {
         let name = kpi.name.rsplit_once('.').map_or(kpi.name.as_str(), |(name, _)| name);
-        let shifts = quantile_shifts(&a.distribution(name, &kpi.unit), &b.distribution(name, &kpi.unit));
+        let shifts =
+            quantile_shifts(&a.distribution(name, &kpi.unit), &b.distribution(name, &kpi.unit));
         (!shifts.is_empty()).then(|| (name.to_owned(), shifts))
     };
     kpis.iter().filter_map(of).collect()
@@ -174,7 +193,12 @@ fn print(session: &Session, args: &Compare, reports: &[Report]) -> Result<(), Tr
         Some(file) => {
             write(file, &printed)?;
             reports.iter().for_each(|report| {
-                session.out.note(format_args!("{}/{}: {}", report.plan, report.case, report.tally()));
+                session.out.note(format_args!(
+                    "{}/{}: {}",
+                    report.plan,
+                    report.case,
+                    report.tally()
+                ));
             });
         }
     }
@@ -182,7 +206,8 @@ fn print(session: &Session, args: &Compare, reports: &[Report]) -> Result<(), Tr
 }
 
 fn rendered(out: &Out, args: &Compare, format: ReportFormat, reports: &[Report]) -> String {
-    let each = |of: &dyn Fn(&Report) -> String| reports.iter().map(of).collect::<Vec<_>>().join("\n\n");
+    let each =
+        |of: &dyn Fn(&Report) -> String| reports.iter().map(of).collect::<Vec<_>>().join("\n\n");
     match format {
         ReportFormat::Text => each(&|report| text::text(out, report)),
         ReportFormat::Md => each(&text::markdown),

@@ -48,7 +48,9 @@ impl Report {
         for what in fail_on {
             match what {
                 FailOn::Regression if found(Finding::Regression) => codes.push(Exit::Regression),
-                FailOn::Inconclusive if found(Finding::Inconclusive) => codes.push(Exit::Inconclusive),
+                FailOn::Inconclusive if found(Finding::Inconclusive) => {
+                    codes.push(Exit::Inconclusive)
+                }
                 FailOn::Regression | FailOn::Inconclusive | FailOn::None => {}
             }
         }
@@ -67,7 +69,9 @@ impl Report {
     pub(crate) fn tally(&self) -> String {
         let mut counts: BTreeMap<Finding, usize> = BTreeMap::new();
         self.comparison.rows.iter().for_each(|row| *counts.entry(row.finding).or_default() += 1);
-        let words = counts.into_iter().map(|(finding, count)| format!("{count} {}", plural(finding, count)));
+        let words = counts
+            .into_iter()
+            .map(|(finding, count)| format!("{count} {}", plural(finding, count)));
         let words: Vec<String> = words.collect();
         if words.is_empty() { "no KPIs".to_owned() } else { words.join(", ") }
     }
@@ -80,7 +84,11 @@ impl Report {
             1 => "1 KPI has a good direction".to_owned(),
             many => format!("{} over {many} KPIs", rules.correction.name()),
         };
-        format!("{design} · {many} · min effect {} · alpha {}", percent(rules.min_effect), rules.alpha)
+        format!(
+            "{design} · {many} · min effect {} · alpha {}",
+            percent(rules.min_effect),
+            rules.alpha
+        )
     }
 
     /// What it could have seen, in one line.
@@ -88,7 +96,9 @@ impl Report {
         let Outlook { noise, seen, needed } = self.outlook.as_ref()?;
         let seen: Vec<String> = seen
             .iter()
-            .map(|seen| format!("a change of {} in {:.0} %", percent(seen.change), seen.power * 100.0))
+            .map(|seen| {
+                format!("a change of {} in {:.0} %", percent(seen.change), seen.power * 100.0)
+            })
             .collect();
         let more = needed.map(|runs| format!("; {runs} of each side would see the latter in 80 %"));
         Some(format!(
@@ -103,7 +113,9 @@ impl Report {
     pub(crate) fn left_out(&self) -> impl Iterator<Item = String> {
         let sides = [&self.comparison.a, &self.comparison.b];
         sides.into_iter().flat_map(|side| {
-            side.left_out.iter().map(|out| format!("{} of {}: {}", out.run, side.name, out.why.join("; ")))
+            side.left_out
+                .iter()
+                .map(|out| format!("{} of {}: {}", out.run, side.name, out.why.join("; ")))
         })
     }
 }
@@ -130,20 +142,35 @@ pub(crate) struct Cells {
 
 impl Cells {
     pub(crate) fn of(row: &Row) -> Self {
-        let value = |value: Option<f64>| value.map_or("–".to_owned(), |value| unit::shown(value, &row.unit));
+        let value = |value: Option<f64>| {
+            value.map_or("–".to_owned(), |value| unit::shown(value, &row.unit))
+        };
         let shift = row.shift.map(|shift| {
             let bounds = |interval: Interval| {
-                format!(" [{}, {}]", signed(interval.low, &row.unit), signed(interval.high, &row.unit))
+                format!(
+                    " [{}, {}]",
+                    signed(interval.low, &row.unit),
+                    signed(interval.high, &row.unit)
+                )
             };
-            format!("{}{}", signed(shift.estimate, &row.unit), shift.interval.map(bounds).unwrap_or_default())
+            format!(
+                "{}{}",
+                signed(shift.estimate, &row.unit),
+                shift.interval.map(bounds).unwrap_or_default()
+            )
         });
         let change = row.change.map(|change| {
             let bounds = |interval: Interval| {
                 format!(" [{}, {}]", signed_percent(interval.low), signed_percent(interval.high))
             };
-            format!("{}{}", signed_percent(change), row.change_interval.map(bounds).unwrap_or_default())
+            format!(
+                "{}{}",
+                signed_percent(change),
+                row.change_interval.map(bounds).unwrap_or_default()
+            )
         });
-        let effect = row.delta.zip(row.size).map(|(delta, size)| format!("{delta:.2} {}", size.as_str()));
+        let effect =
+            row.delta.zip(row.size).map(|(delta, size)| format!("{delta:.2} {}", size.as_str()));
         Self {
             kpi: row.kpi.clone(),
             a: value(row.a.median),
@@ -172,8 +199,12 @@ pub(crate) fn remark(report: &Report, row: &Row) -> Option<String> {
     }
     if let Some(range) = row.range.filter(|_| row.design.method == Method::Range) {
         let (low, high) = (unit::shown(range.low, &row.unit), unit::shown(range.high, &row.unit));
-        let inside = if row.b.median.is_some_and(|b| range.contains(b)) { "inside" } else { "outside" };
-        parts.push(format!("{inside} {low} … {high}, where {:.0} % of further runs lie", range.coverage * 100.0));
+        let inside =
+            if row.b.median.is_some_and(|b| range.contains(b)) { "inside" } else { "outside" };
+        parts.push(format!(
+            "{inside} {low} … {high}, where {:.0} % of further runs lie",
+            range.coverage * 100.0
+        ));
     }
     let unsure = matches!(row.finding, Finding::Same | Finding::Inconclusive);
     if let Some(least) = report.least_seen.get(&row.kpi).filter(|_| unsure && row.p.is_some()) {
@@ -217,7 +248,9 @@ pub(crate) fn escaped(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             // XML 1.0 has no other control characters.
-            letter if letter.is_control() && !matches!(letter, '\n' | '\t' | '\r') => escaped.push('\u{fffd}'),
+            letter if letter.is_control() && !matches!(letter, '\n' | '\t' | '\r') => {
+                escaped.push('\u{fffd}')
+            }
             letter => escaped.push(letter),
         }
     }

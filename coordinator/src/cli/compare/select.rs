@@ -38,7 +38,13 @@ impl Selector {
     }
 
     fn parse_one(text: &str) -> Result<Self, Trouble> {
-        let wrong = |message: String| Err(Trouble::new(Exit::Usage, message, "`coordinator compare --help` says what a side can be"));
+        let wrong = |message: String| {
+            Err(Trouble::new(
+                Exit::Usage,
+                message,
+                "`coordinator compare --help` says what a side can be",
+            ))
+        };
         if let Some(name) = text.strip_prefix('@') {
             return Ok(Self::Baseline(name.to_owned()));
         }
@@ -56,7 +62,11 @@ impl Selector {
             Self::Run(name) | Self::Branch(name) | Self::Commit(name) if name.is_empty() => {
                 wrong(format!("`{text}` names nothing"))
             }
-            Self::Run(_) | Self::Branch(_) | Self::Commit(_) | Self::Label(..) | Self::Baseline(_) => Ok(selector),
+            Self::Run(_)
+            | Self::Branch(_)
+            | Self::Commit(_)
+            | Self::Label(..)
+            | Self::Baseline(_) => Ok(selector),
         }
     }
 
@@ -129,7 +139,8 @@ pub(crate) struct Past<'a> {
 impl<'a> Past<'a> {
     /// Everything that is stored.
     pub(crate) async fn open(objects: &'a Objects) -> Result<Self, Trouble> {
-        let mut ids = record::runs(objects).await.map_err(|err| Trouble::from_error(Exit::Infra, &err))?;
+        let mut ids =
+            record::runs(objects).await.map_err(|err| Trouble::from_error(Exit::Infra, &err))?;
         ids.sort();
         Ok(Self { objects, ids })
     }
@@ -137,7 +148,11 @@ impl<'a> Past<'a> {
     /// The runs that the sides mean, each with its sides' runs oldest first or as they were named. What `branch:`,
     /// `commit:` and `label:` mean is of the plan and case of what is named otherwise, and is on one side only: on
     /// the later one.
-    pub(crate) async fn sides(&self, sides: &[Vec<Selector>], of: &Of) -> Result<Vec<Vec<Known>>, Trouble> {
+    pub(crate) async fn sides(
+        &self,
+        sides: &[Vec<Selector>],
+        of: &Of,
+    ) -> Result<Vec<Vec<Known>>, Trouble> {
         let mut found: Vec<Vec<Known>> = Vec::new();
         for side in sides {
             let mut runs = Vec::new();
@@ -151,10 +166,16 @@ impl<'a> Past<'a> {
             of.plan.get_or_insert_with(|| first.plan.clone());
             of.case.get_or_insert_with(|| first.case.clone());
         }
-        let mut taken: BTreeSet<RunId> = found.iter().flatten().map(|run| run.run.clone()).collect();
+        let mut taken: BTreeSet<RunId> =
+            found.iter().flatten().map(|run| run.run.clone()).collect();
         for (side, runs) in sides.iter().zip(&mut found).rev() {
-            for selector in side.iter().filter(|selector| !matches!(selector, Selector::Run(_) | Selector::Baseline(_))) {
-                let meant = self.newest(&of, |run| selector.means(run) && !taken.contains(&run.run)).await?;
+            for selector in side
+                .iter()
+                .filter(|selector| !matches!(selector, Selector::Run(_) | Selector::Baseline(_)))
+            {
+                let meant = self
+                    .newest(&of, |run| selector.means(run) && !taken.contains(&run.run))
+                    .await?;
                 taken.extend(meant.iter().map(|run| run.run.clone()));
                 runs.extend(meant);
             }
@@ -192,7 +213,9 @@ impl<'a> Past<'a> {
     }
 
     async fn known(&self, id: &RunId) -> Result<Known, Trouble> {
-        let gone = || Trouble::new(Exit::NothingSelected, format!("the record of run {id} is not stored"), "");
+        let gone = || {
+            Trouble::new(Exit::NothingSelected, format!("the record of run {id} is not stored"), "")
+        };
         Ok(self.load(id).await?.ok_or_else(gone)?)
     }
 
@@ -202,7 +225,11 @@ impl<'a> Past<'a> {
     }
 
     /// The newest runs that are over, of a plan and case and as `fits` says, the oldest of them first.
-    pub(crate) async fn newest(&self, of: &Of, fits: impl Fn(&Known) -> bool) -> Result<Vec<Known>, Trouble> {
+    pub(crate) async fn newest(
+        &self,
+        of: &Of,
+        fits: impl Fn(&Known) -> bool,
+    ) -> Result<Vec<Known>, Trouble> {
         let mut runs = Vec::new();
         for id in self.ids.iter().rev().take(LOOKED_AT) {
             if runs.len() >= usize::from(of.last) {
@@ -222,7 +249,8 @@ impl<'a> Past<'a> {
 
 /// Whether all runs are of one case, and none is there twice.
 fn one_case(sides: &[Vec<Known>]) -> Result<(), Trouble> {
-    let cases: BTreeSet<String> = sides.iter().flatten().map(|run| format!("{}/{}", run.plan, run.case)).collect();
+    let cases: BTreeSet<String> =
+        sides.iter().flatten().map(|run| format!("{}/{}", run.plan, run.case)).collect();
     if cases.len() > 1 {
         let cases: Vec<String> = cases.into_iter().collect();
         let message = format!("runs of different cases cannot be compared: {}", cases.join(", "));
@@ -250,7 +278,11 @@ fn nothing(side: &[Selector]) -> Trouble {
         })
         .collect();
     let message = format!("`{}` means no run that is over", words.join(","));
-    Trouble::new(Exit::NothingSelected, message, "`coordinator ls` lists runs; --plan and --case narrow the search")
+    Trouble::new(
+        Exit::NothingSelected,
+        message,
+        "`coordinator ls` lists runs; --plan and --case narrow the search",
+    )
 }
 
 /// What went wrong with a baseline, with its exit code.
@@ -269,7 +301,8 @@ mod tests {
 
     #[test]
     fn a_side_is_a_list_of_what_means_runs() {
-        let parsed = Selector::parse("calm-heron, @main,branch:dev/x,commit:3f0b,label:pr=812").unwrap();
+        let parsed =
+            Selector::parse("calm-heron, @main,branch:dev/x,commit:3f0b,label:pr=812").unwrap();
         let wanted = [
             Selector::Run("calm-heron".into()),
             Selector::Baseline("main".into()),

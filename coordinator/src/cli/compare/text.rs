@@ -48,7 +48,8 @@ fn shown(report: &Report) -> (Vec<&Row>, usize) {
     let mut left = QUIET_ROWS;
     let rows = &report.comparison.rows;
     let mut keep = |row: &&Row| {
-        let quiet = row.better.is_none() && matches!(row.finding, Finding::Same | Finding::Inconclusive);
+        let quiet =
+            row.better.is_none() && matches!(row.finding, Finding::Same | Finding::Inconclusive);
         if quiet {
             left = left.saturating_sub(1);
         }
@@ -119,7 +120,8 @@ pub(crate) fn markdown(report: &Report) -> String {
         let _ = writeln!(text, "\nand {hidden} more without a finding");
     }
     let _ = writeln!(text, "\n<details><summary>{}</summary>\n", report.method());
-    let remarks = shown.iter().filter_map(|row| Some(format!("{}: {}", row.kpi, remark(report, row)?)));
+    let remarks =
+        shown.iter().filter_map(|row| Some(format!("{}: {}", row.kpi, remark(report, row)?)));
     let lines = remarks
         .chain(report.power())
         .chain(report.left_out().map(|run| format!("left out: {run}")))
