@@ -10,7 +10,7 @@ use groundswell_common::ids::WorkerId;
 use groundswell_common::queue::Priority;
 use groundswell_common::token::Scope;
 
-use super::compare::args::{BaselineCommand, Compare, Trend};
+use super::compare::args::{BaselineCommand, Compare, FailOn, Trend};
 use super::exit::Exit;
 use super::templates::Template;
 
@@ -285,6 +285,24 @@ pub(crate) struct Submit {
     /// Show what instances print while they run
     #[arg(long)]
     pub(crate) follow_logs: bool,
+    /// Run it N times, one after the other, each with a seed of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100), conflicts_with = "detach")]
+    pub(crate) repeat: u16,
+    /// Take turns with the newest run of this side, submitted again as it was, and compare with it
+    #[arg(long, value_name = "SIDE", conflicts_with = "detach")]
+    pub(crate) interleave_with: Option<String>,
+    /// Compare with this side at the end: `@NAME`, `branch:NAME`, a run, … as `coordinator compare` has them
+    #[arg(long, value_name = "SIDE", conflicts_with = "detach")]
+    pub(crate) baseline: Option<String>,
+    /// With --baseline or --interleave-with: exit with 12 for a regression, 13 where nothing can be told
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT,…",
+        value_delimiter = ',',
+        default_value = "regression"
+    )]
+    pub(crate) fail_on: Vec<FailOn>,
 }
 
 /// How instances are run.

@@ -26,6 +26,8 @@ pub(crate) mod parts;
 mod plan;
 mod progress;
 mod queue;
+mod repeat;
+mod results;
 mod runs;
 mod sdk_source;
 mod secret;

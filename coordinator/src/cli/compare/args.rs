@@ -66,6 +66,28 @@ pub(crate) struct Compare {
     pub(crate) out: Option<PathBuf>,
 }
 
+impl Compare {
+    /// What a submit compares at its end, with the rules that hold unless one says otherwise.
+    pub(crate) fn of_submit(a: String, b: String, paired: bool, fail_on: Vec<FailOn>) -> Self {
+        Self {
+            a,
+            b: vec![b],
+            of: Of { plan: None, case: None, last: 10 },
+            by: By::Run,
+            groups: Vec::new(),
+            kpi: None,
+            stat: vec![Stat::P50],
+            min_effect: 0.03,
+            alpha: 0.05,
+            correct: CorrectionName::Holm,
+            paired,
+            fail_on,
+            format: ReportFormat::Text,
+            out: None,
+        }
+    }
+}
+
 /// Which runs are meant.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Of {

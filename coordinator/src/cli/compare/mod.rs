@@ -11,8 +11,6 @@ mod junit;
 pub(crate) mod load;
 mod report;
 pub(crate) mod select;
-#[cfg(test)]
-mod tests;
 mod text;
 
 use std::collections::BTreeMap;
@@ -21,6 +19,7 @@ use std::path::Path;
 use groundswell_common::compare::quantiles::quantile_shifts;
 use groundswell_common::compare::{ComparedKpi, ComparedRun, Pairing, Rules, Side, compare};
 use groundswell_common::kpi::Distribution;
+use groundswell_common::objects::Objects;
 
 use super::exit::Exit;
 use super::out::{Out, to_json};
@@ -32,22 +31,7 @@ use select::{Past, Selector};
 
 pub(crate) async fn run(session: &Session, args: &Compare) -> Done {
     let objects = connect::objects(session).await?;
-    let past = Past::open(&objects).await?;
-    let mut names = vec![args.a.clone()];
-    names.extend(args.b.iter().cloned());
-    let sides = names.iter().map(|side| Selector::parse(side)).collect::<Result<Vec<_>, _>>()?;
-    let mut measured = Vec::new();
-    for side in past.sides(&sides, &args.of).await? {
-        let mut runs = Vec::new();
-        for known in side {
-            runs.push(load::load(&objects, known).await?);
-        }
-        measured.push(runs);
-    }
-    let reports = match args.by {
-        By::Run => by_run(args, &names, &measured)?,
-        By::Group => vec![by_group(args, &names, &measured)?],
-    };
+    let reports = reports(&objects, args).await?;
     print(session, args, &reports)?;
     for report in &reports {
         if let Some(why) = report.told_nothing() {
@@ -56,6 +40,26 @@ pub(crate) async fn run(session: &Session, args: &Compare) -> Done {
     }
     let codes: Vec<Exit> = reports.iter().flat_map(|report| report.codes(&args.fail_on)).collect();
     Ok(Exit::strongest(&codes))
+}
+
+/// What comes of the comparisons that are asked for.
+pub(crate) async fn reports(objects: &Objects, args: &Compare) -> Result<Vec<Report>, Trouble> {
+    let past = Past::open(objects).await?;
+    let mut names = vec![args.a.clone()];
+    names.extend(args.b.iter().cloned());
+    let sides = names.iter().map(|side| Selector::parse(side)).collect::<Result<Vec<_>, _>>()?;
+    let mut measured = Vec::new();
+    for side in past.sides(&sides, &args.of).await? {
+        let mut runs = Vec::new();
+        for known in side {
+            runs.push(load::load(objects, known).await?);
+        }
+        measured.push(runs);
+    }
+    match args.by {
+        By::Run => by_run(args, &names, &measured),
+        By::Group => Ok(vec![by_group(args, &names, &measured)?]),
+    }
 }
 
 fn rules(args: &Compare, pairing: Pairing) -> Rules {
@@ -205,7 +209,13 @@ fn print(session: &Session, args: &Compare, reports: &[Report]) -> Result<(), Tr
     Ok(())
 }
 
-fn rendered(out: &Out, args: &Compare, format: ReportFormat, reports: &[Report]) -> String {
+/// The reports in a format.
+pub(crate) fn rendered(
+    out: &Out,
+    args: &Compare,
+    format: ReportFormat,
+    reports: &[Report],
+) -> String {
     let each =
         |of: &dyn Fn(&Report) -> String| reports.iter().map(of).collect::<Vec<_>>().join("\n\n");
     match format {
