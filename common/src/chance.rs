@@ -1,5 +1,8 @@
 //! Chance that anyone can repeat: SplitMix64, a function of its seed alone, on every machine and in every version.
 
+/// From one state to the next: 2^64 divided by the golden ratio.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// A source of numbers.
 #[derive(Debug, Clone)]
 pub struct Chance(u64);
@@ -11,9 +14,16 @@ impl Chance {
         Self(seed)
     }
 
+    /// The numbers of this seed for one use of many, which these words tell apart.
+    #[must_use]
+    pub fn of(seed: u64, words: &[u64]) -> Self {
+        let mix = |state, word: &u64| Self(state).bits() ^ word.wrapping_mul(STEP);
+        Self(words.iter().fold(seed, mix))
+    }
+
     /// The next 64 bits.
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0 = self.0.wrapping_add(STEP);
         let mut drawn = self.0;
         drawn = (drawn ^ (drawn >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         drawn = (drawn ^ (drawn >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
