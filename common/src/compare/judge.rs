@@ -276,6 +276,11 @@ fn notes(trusted: &Trusted<'_>, rows: &[Row], rules: Rules) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if !rows.is_empty() && rows.iter().all(|row| row.better.is_none()) {
+        let text =
+            "no KPI has a good direction, so none can regress: the manifest says it with `better`";
+        notes.push(text.to_owned());
+    }
     let loose = rows.iter().filter(|row| row.better.is_none() && row.p.is_some()).count();
     if loose > 1 {
         notes.push(format!(

@@ -151,6 +151,14 @@ fn kpis_without_a_good_direction_are_not_corrected_which_is_said() {
 }
 
 #[test]
+fn where_no_kpi_has_a_good_direction_none_can_regress() {
+    let kpis = [kpi("time", None)];
+    let comparison = compare(&runs("a", &FAST), &runs("b", &SLOW), &kpis, Rules::default());
+    assert_eq!(comparison.rows[0].finding, Finding::Changed);
+    assert!(comparison.notes[0].starts_with("no KPI has a good direction"));
+}
+
+#[test]
 fn runs_that_are_not_trusted_are_left_out_and_named() {
     let mut b = runs("b", &[110.0, 112.0, 109.0, 113.0, 111.0, 500.0]);
     b.runs[5].distrust = vec!["host_busy was 0.99".to_owned()];

@@ -57,12 +57,16 @@ impl Report {
         codes
     }
 
-    /// Why it told nothing at all, if so.
+    /// Why it could tell nothing at all of any KPI that has a good direction, if so.
     pub(crate) fn told_nothing(&self) -> Option<&str> {
-        let mut directed = self.comparison.rows.iter().filter(|row| row.better.is_some());
-        let first = directed.next()?;
-        let nothing = |row: &Row| row.finding == Finding::Inconclusive && row.p.is_none();
-        (nothing(first) && directed.all(nothing)).then_some(first.why.as_str())
+        let Comparison { rows, rules, directed, .. } = &self.comparison;
+        let mut all = rows.iter().filter(|row| row.better.is_some());
+        let first = all.next()?;
+        let demand = rules.demand(*directed);
+        let nothing = |row: &Row| {
+            row.finding == Finding::Inconclusive && (row.p.is_none() || !row.design.tells(demand))
+        };
+        (nothing(first) && all.all(nothing)).then_some(first.why.as_str())
     }
 
     /// How many KPIs have which finding: `1 regression, 2 same`.
