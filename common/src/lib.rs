@@ -7,6 +7,8 @@
 pub mod addresses;
 pub mod api;
 pub mod builds;
+pub mod chance;
+pub mod compare;
 pub mod composition;
 pub mod datasets;
 pub mod diagnostic;
@@ -33,6 +35,7 @@ pub mod subjects;
 pub mod template;
 pub mod timing;
 pub mod token;
+pub mod trust;
 
 // The plumbing.
 pub mod bus;

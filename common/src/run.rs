@@ -333,6 +333,9 @@ pub struct RunRecord {
     pub placement: Vec<(WorkerId, Vec<InstanceRange>)>,
     /// Where everything comes from.
     pub source: SourceInfo,
+    /// Free labels of whoever submitted it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Versions of other parts: `nats-server`, each worker, the kernel.
     pub versions: BTreeMap<String, String>,
     /// How each instance ended, by its number.

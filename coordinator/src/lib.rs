@@ -5,11 +5,13 @@
 //! build                                from a plan's source to an image in the object store
 //! parts                                what a run needs before it can be placed, and its sync log
 //! ledger, assignments, record          one thin shell per place where something is kept
+//! baselines, datasets                  what people keep in the object store by name
 //! failpoint                            where a test may end the process
 //! service                              the one task that owns all state, and the effects around it
 //! ```
 
 pub mod assignments;
+pub mod baselines;
 pub mod build;
 pub mod config;
 pub mod datasets;

@@ -47,6 +47,8 @@ mod narrative;
 mod nat;
 #[path = "e2e/plans.rs"]
 mod plans;
+#[path = "e2e/repeat.rs"]
+mod repeat;
 #[path = "e2e/rootless.rs"]
 mod rootless;
 #[path = "e2e/sdk.rs"]

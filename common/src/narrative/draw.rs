@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Choice, Entry, Every, MOST_STRUCK, Narrative, Strike, TooMany};
+use crate::chance::Chance;
 use crate::ids::InstanceId;
 use crate::nat::NatPlan;
 
@@ -19,38 +20,10 @@ enum Use {
     Whom = 2,
 }
 
-/// Chance, SplitMix64: a function of the seed and of what it is drawn for.
-struct Chance(u64);
-
-impl Chance {
-    fn of(seed: u64, entry: usize, what: Use, number: u64) -> Self {
-        let mut chance = Self(seed);
-        let entry = u64::try_from(entry).unwrap_or(u64::MAX);
-        for word in [entry, what as u64, number] {
-            chance.0 = chance.next() ^ word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        }
-        chance
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut drawn = self.0;
-        drawn = (drawn ^ (drawn >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        drawn = (drawn ^ (drawn >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        drawn ^ (drawn >> 31)
-    }
-
-    /// A number above 0, and 1 at most.
-    #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
-    fn part(&mut self) -> f64 {
-        ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// A number below `end`, each as likely. The bias is below 2^-32 for as many instances as a run may have.
-    fn below(&mut self, end: usize) -> usize {
-        let wide = u128::from(self.next()) * u128::try_from(end).unwrap_or(0);
-        usize::try_from(wide >> 64).unwrap_or(0)
-    }
+/// The numbers for one use, in one entry.
+fn chance_of(seed: u64, entry: usize, what: Use, number: u64) -> Chance {
+    let entry = u64::try_from(entry).unwrap_or(u64::MAX);
+    Chance::of(seed, &[entry, what as u64, number])
 }
 
 impl Every {
@@ -81,7 +54,7 @@ struct Stream<'a> {
 impl<'a> Stream<'a> {
     fn new(seed: u64, number: usize, entry: &'a Entry, of: Option<u32>) -> Self {
         let own = of.map_or(u64::MAX, u64::from);
-        Self { number, entry, of, chance: Chance::of(seed, number, Use::Times, own), fired: 0 }
+        Self { number, entry, of, chance: chance_of(seed, number, Use::Times, own), fired: 0 }
     }
 
     fn first(&mut self) -> Duration {
@@ -111,7 +84,7 @@ pub(super) fn times(
     (at, until): (Duration, Duration),
     apart: Duration,
 ) -> impl Iterator<Item = Duration> {
-    let mut chance = Chance::of(seed, number, Use::Times, u64::MAX);
+    let mut chance = chance_of(seed, number, Use::Times, u64::MAX);
     let first = match every {
         Every::Fixed(_) => at,
         Every::Exponential { .. } | Every::Weibull { .. } => {
@@ -193,7 +166,7 @@ impl<'a> Drawing<'a> {
             self.candidates[number] = pick(
                 std::mem::take(&mut self.candidates[number]),
                 entry.choice,
-                &mut Chance::of(self.seed, number, Use::Whom, 0),
+                &mut chance_of(self.seed, number, Use::Whom, 0),
             );
         }
         let streams: Vec<Stream<'a>> = if entry.each {
@@ -250,7 +223,7 @@ impl<'a> Drawing<'a> {
         }
         let most = Choice::Count(u32::try_from(stream.entry.choice.of(all.len())).unwrap_or(0));
         let number = u64::from(stream.fired) + 1;
-        pick(up(), most, &mut Chance::of(self.seed, stream.number, Use::Whom, number))
+        pick(up(), most, &mut chance_of(self.seed, stream.number, Use::Whom, number))
     }
 }
 

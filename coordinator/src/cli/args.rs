@@ -10,6 +10,7 @@ use groundswell_common::ids::WorkerId;
 use groundswell_common::queue::Priority;
 use groundswell_common::token::Scope;
 
+use super::compare::args::{BaselineCommand, Compare, FailOn, Trend};
 use super::exit::Exit;
 use super::page::Listen;
 use super::templates::Template;
@@ -126,6 +127,13 @@ pub(crate) enum Command {
     Ls(Ls),
     /// Show what a run has measured; without RUN the latest
     Kpis(Kpis),
+    /// Tell whether runs differ, and whether that is more than chance
+    Compare(Box<Compare>),
+    /// Keep runs under a name, to compare others with them
+    #[command(subcommand)]
+    Baseline(BaselineCommand),
+    /// Show a KPI over the runs of a case, and where it changed for good
+    Trend(Trend),
     /// Show what was built for a run, or what a build printed
     Builds(Builds),
     /// Show what instances printed
@@ -278,6 +286,24 @@ pub(crate) struct Submit {
     /// Show what instances print while they run
     #[arg(long)]
     pub(crate) follow_logs: bool,
+    /// Run it N times, one after the other, each with a seed of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100), conflicts_with = "detach")]
+    pub(crate) repeat: u16,
+    /// Take turns with the newest run of this side, submitted again as it was, and compare with it
+    #[arg(long, value_name = "SIDE", conflicts_with = "detach")]
+    pub(crate) interleave_with: Option<String>,
+    /// Compare with this side at the end: `@NAME`, `branch:NAME`, a run, … as `coordinator compare` has them
+    #[arg(long, value_name = "SIDE", conflicts_with = "detach")]
+    pub(crate) baseline: Option<String>,
+    /// With --baseline or --interleave-with: exit with 12 for a regression, 13 where nothing can be told
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT,…",
+        value_delimiter = ',',
+        default_value = "regression"
+    )]
+    pub(crate) fail_on: Vec<FailOn>,
 }
 
 /// How instances are run.

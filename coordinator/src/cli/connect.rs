@@ -53,6 +53,14 @@ pub(crate) fn resting_objects(session: &Session) -> Result<Objects, Trouble> {
     open_objects(session, &url.unwrap_or_else(|| local::store_url(&session.settings.home)))
 }
 
+/// The object store of the cluster, or of this machine.
+pub(crate) async fn objects(session: &Session) -> Result<Objects, Trouble> {
+    match for_submit(session).await? {
+        Some(link) => link.objects(session).await,
+        None => resting_objects(session),
+    }
+}
+
 /// Connects to a NATS server.
 pub(crate) async fn connect_bus(session: &Session, url: &str) -> Result<Bus, Trouble> {
     let config = BusConfig {

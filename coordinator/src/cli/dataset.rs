@@ -2,7 +2,6 @@
 
 use groundswell_common::chain::Chain;
 use groundswell_common::datasets::Dataset;
-use groundswell_common::objects::Objects;
 use groundswell_coordinator::datasets::{self, DatasetError};
 
 use super::args::DatasetCommand;
@@ -11,7 +10,7 @@ use super::out::List;
 use super::{Done, Session, Trouble, connect};
 
 pub(crate) async fn run(session: &Session, command: DatasetCommand) -> Done {
-    let objects = objects(session).await?;
+    let objects = connect::objects(session).await?;
     match command {
         DatasetCommand::Put { from, name } => {
             let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
@@ -36,14 +35,6 @@ pub(crate) async fn run(session: &Session, command: DatasetCommand) -> Done {
         }
     }
     Ok(Exit::Passed)
-}
-
-/// The store of the cluster, or of this machine.
-async fn objects(session: &Session) -> Result<Objects, Trouble> {
-    match connect::for_submit(session).await? {
-        Some(link) => link.objects(session).await,
-        None => connect::resting_objects(session),
-    }
 }
 
 fn trouble(err: DatasetError) -> Trouble {

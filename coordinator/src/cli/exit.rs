@@ -45,7 +45,7 @@ pub(crate) const TABLE: [(Exit, &str, &str); 17] = [
     (Exit::Regression, "a regression against the baseline", ""),
     (
         Exit::Inconclusive,
-        "inconclusive: it would have failed, and the machines were not fit to tell",
+        "inconclusive: it would have failed, and the machines were not fit to tell; a comparison that cannot tell",
         "yes",
     ),
     (

@@ -2,10 +2,12 @@
 //! `connect` finds the coordinator, `parts` is where the commands meet the rest of Groundswell.
 
 pub(crate) mod args;
+mod baseline;
 mod builds;
 mod call;
 mod check;
 mod collect;
+mod compare;
 mod connect;
 mod dataset;
 mod doctor;
@@ -25,6 +27,8 @@ pub(crate) mod parts;
 mod plan;
 mod progress;
 mod queue;
+mod repeat;
+mod results;
 mod runs;
 mod sdk_source;
 mod secret;
@@ -33,6 +37,7 @@ mod submit;
 mod summary;
 mod templates;
 mod token;
+mod trend;
 mod validate;
 mod workers;
 
@@ -135,6 +140,9 @@ async fn run(session: &Session, command: Command) -> Done {
         Command::Status(args) => runs::status(session, &args).await,
         Command::Ls(args) => runs::ls(session, &args).await,
         Command::Kpis(args) => kpis::run(session, &args).await,
+        Command::Compare(args) => compare::run(session, &args).await,
+        Command::Baseline(command) => baseline::run(session, command).await,
+        Command::Trend(args) => trend::run(session, &args).await,
         Command::Builds(args) => builds::run(session, &args).await,
         Command::Logs(args) => logs::run(session, &args).await,
         Command::Collect(args) => collect::run(session, &args).await,

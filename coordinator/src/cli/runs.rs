@@ -77,7 +77,7 @@ fn state(run: &RunStatus) -> &'static str {
     }
 }
 
-fn rows(runs: &[RunStatus]) -> List<'_, RunStatus> {
+pub(crate) fn rows(runs: &[RunStatus]) -> List<'_, RunStatus> {
     const HEADERS: [&str; 10] =
         ["NAME", "ID", "PLAN", "CASE", "STATE", "INSTANCES", "SUBMITTED", "TOOK", "USER", "REASON"];
     let row = |run: &RunStatus| {
@@ -104,7 +104,8 @@ fn rows(runs: &[RunStatus]) -> List<'_, RunStatus> {
     }
 }
 
-fn timestamp(unix_ms: u64) -> String {
+/// A time as lists show it.
+pub(crate) fn timestamp(unix_ms: u64) -> String {
     let time =
         i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     time.map(|time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()).unwrap_or_default()

@@ -1,7 +1,6 @@
 //! `submit`: runs a composition, watches it, tells how it went.
 
-use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use groundswell_common::api::{RunRequest, SubmitRequest, WorkerStatus};
@@ -23,10 +22,11 @@ use super::inputs::{self, Inputs};
 use super::keys::{Interrupt, Interrupts};
 use super::live::{Watch, Watched};
 use super::lock_file::LockFile;
-use super::out::csv_cell;
 use super::progress::Progress;
-use super::summary::{called, summary, testground_outcome};
-use super::{Done, Session, Trouble, collect, parts};
+use super::repeat::{self, Turn, Whose};
+use super::results::{collect_outputs, write_results};
+use super::summary::{called, summary};
+use super::{Done, Session, Trouble, parts};
 use crate::local::{self, LocalOptions, Stack};
 
 /// Why a run of local mode cannot be left alone.
@@ -44,10 +44,11 @@ struct Place {
 }
 
 /// How one run of the composition went.
-struct Ended {
-    run: String,
-    status: Option<RunStatus>,
-    error: String,
+pub(crate) struct Ended {
+    pub(crate) run: String,
+    whose: Whose,
+    pub(crate) status: Option<RunStatus>,
+    pub(crate) error: String,
     codes: Vec<Exit>,
 }
 
@@ -58,6 +59,11 @@ pub(crate) async fn run(session: &Session, args: &Submit) -> Done {
     let lock = lock_file.as_ref().and_then(LockFile::lock);
     let inputs = inputs::of_submit(session, args, lock).await?;
     lock_file.iter().try_for_each(|file| file.check_plan(inputs.plan_source.as_ref()))?;
+    if inputs.runs.len() > 1 && (args.baseline.is_some() || args.interleave_with.is_some()) {
+        let message =
+            "a composition with several runs is not compared: its runs are of several kinds";
+        return Err(Trouble::new(Exit::Usage, message, "choose one with --run-ids"));
+    }
     session.out.note(format_args!("{}", validated(&inputs)));
     let mut place = find_place(session, args).await?;
     let what = What { args, inputs: &inputs, lock_file: lock_file.as_ref() };
@@ -65,11 +71,13 @@ pub(crate) async fn run(session: &Session, args: &Submit) -> Done {
     if let Some(stack) = place.stack.take() {
         stack.stop().await;
     }
-    let ended = submitted?;
+    let (ended, mut codes) = submitted?;
     if let Some(file) = &args.result_file {
         write_results(file, &ended)?;
     }
-    let codes: Vec<Exit> = ended.iter().flat_map(|ended| ended.codes.clone()).collect();
+    // How the others ended is no failure of what was submitted.
+    let own = ended.iter().filter(|ended| ended.whose == Whose::Own);
+    codes.extend(own.flat_map(|ended| ended.codes.clone()));
     Ok(Exit::strongest(&codes))
 }
 
@@ -161,50 +169,69 @@ async fn submit_all(
     what: &What<'_>,
     place: &mut Place,
     interrupts: &mut Interrupts,
-) -> Result<Vec<Ended>, Trouble> {
+) -> Result<(Vec<Ended>, Vec<Exit>), Trouble> {
     let What { args, inputs, lock_file } = *what;
-    let prepare = async {
-        let sources = parts::sources(&inputs.loaded, &inputs.manifest, &inputs.plan_dir)
-            .map_err(|err| Trouble::from_error(Exit::Invalid, err.as_ref()))?;
-        let objects = place.link.objects(session).await?;
-        let cache_dir = session.settings.home.join("cache");
-        let (packed, source_info) =
-            tokio::join!(parts::pack(&sources, &objects, &cache_dir), inputs::source_info(inputs));
-        let source = packed.map_err(|err| Trouble::from_error(Exit::Infra, err.as_ref()))?;
-        let lock = lock_file.and_then(LockFile::wish);
-        let request = SubmitRequest { lock, ..request(args, inputs, source, source_info) };
-        Ok::<_, Trouble>((objects, request))
-    };
-    let (objects, request) = tokio::select! {
-        prepared = prepare => prepared?,
+    let prepared = tokio::select! {
+        prepared = prepare(session, what, place) => prepared?,
         interrupt = interrupts.next() => return Err(stopped_early(interrupt)),
     };
+    let Prepared { objects, turns } = prepared;
+    let several = turns.len() > 1;
     let mut ended: Vec<Ended> = Vec::new();
-    for (run, _) in &inputs.runs {
+    for Turn { run, whose, request } in &turns {
         if ended.last().is_some_and(|last| !goes_on(last)) {
             let error = "not started: an earlier run ended with an error".to_owned();
-            ended.push(Ended { run: run.clone(), status: None, error, codes: Vec::new() });
+            let (run, codes) = (run.clone(), Vec::new());
+            ended.push(Ended { run, whose: *whose, status: None, error, codes });
             continue;
         }
-        let mut request = SubmitRequest { run: run.clone(), ..request.clone() };
-        // Each run of a composition is one of its own.
-        if let Some(key) = request.queue.key.as_mut().filter(|_| inputs.runs.len() > 1) {
-            *key = format!("{key}/{run}");
-        }
-        let one = submit_one(session, args, place, interrupts, &request).await;
+        let one = submit_one(session, args, place, interrupts, request).await;
         let one = one.unwrap_or_else(|trouble| failed_to_run(session, run, &trouble));
         if let Some(status) = one.status.as_ref().filter(|_| args.collect && !args.detach) {
-            let several = inputs.runs.len() > 1;
             collect_outputs(session, args, &objects, status, several.then_some(run)).await?;
         }
-        ended.push(one);
+        ended.push(Ended { whose: *whose, ..one });
     }
+    let runs = |whose: Whose| {
+        let those = ended.iter().filter(move |ended| ended.whose == whose);
+        those.filter_map(|ended| Some(ended.status.as_ref()?.run.clone()))
+    };
     if let Some(file) = lock_file.filter(|_| !args.detach) {
-        let runs = ended.iter().filter_map(|ended| Some(ended.status.as_ref()?.run.clone()));
-        let runs: Vec<RunId> = runs.collect();
+        let runs: Vec<RunId> = runs(Whose::Own).collect();
         file.conclude(session, &objects, &runs, inputs.plan_source.as_ref()).await?;
     }
-    Ok(ended)
+    let of = |whose: Whose| runs(whose).map(move |run| (whose, run));
+    let submitted: Vec<(Whose, RunId)> = of(Whose::Other).chain(of(Whose::Own)).collect();
+    let codes = repeat::conclude(session, args, &objects, &submitted).await?;
+    Ok((ended, codes))
+}
+
+/// What is submitted, and where its outputs will be.
+struct Prepared {
+    objects: Objects,
+    turns: Vec<Turn>,
+}
+
+async fn prepare(session: &Session, what: &What<'_>, place: &Place) -> Result<Prepared, Trouble> {
+    let What { args, inputs, lock_file } = *what;
+    let sources = parts::sources(&inputs.loaded, &inputs.manifest, &inputs.plan_dir)
+        .map_err(|err| Trouble::from_error(Exit::Invalid, err.as_ref()))?;
+    let objects = place.link.objects(session).await?;
+    // What does not exist is said before anything is packed.
+    let other = match &args.interleave_with {
+        Some(side) => Some(repeat::other(&objects, side).await?),
+        None => None,
+    };
+    let cache_dir = session.settings.home.join("cache");
+    let (packed, source_info) =
+        tokio::join!(parts::pack(&sources, &objects, &cache_dir), inputs::source_info(inputs));
+    let source = packed.map_err(|err| Trouble::from_error(Exit::Infra, err.as_ref()))?;
+    let lock = lock_file.and_then(LockFile::wish);
+    let request = SubmitRequest { lock, ..request(args, inputs, source, source_info) };
+    let runs: Vec<String> = inputs.runs.iter().map(|(run, _)| run.clone()).collect();
+    let seed = args.seed.unwrap_or_else(rand::random);
+    let turns = repeat::turns(args, &runs, &request, other.as_ref(), seed);
+    Ok(Prepared { objects, turns })
 }
 
 fn request(
@@ -280,7 +307,8 @@ fn failed_to_run(session: &Session, run: &str, trouble: &Trouble) -> Ended {
     session.out.error(&trouble.message, &trouble.help);
     let codes = vec![trouble.exit];
     result_line(session, run, None, &codes);
-    Ended { run: run.to_owned(), status: None, error: trouble.message.clone(), codes }
+    let (run, whose) = (run.to_owned(), Whose::Own);
+    Ended { run, whose, status: None, error: trouble.message.clone(), codes }
 }
 
 async fn submit_one(
@@ -294,6 +322,7 @@ async fn submit_one(
     announce(session, args, &status);
     let ended = |status, codes| Ended {
         run: request.run.clone(),
+        whose: Whose::Own,
         status: Some(status),
         error: String::new(),
         codes,
@@ -392,45 +421,4 @@ async fn wait_until_cleaned(link: &Link, status: &RunStatus) {
         }
         sleep(Duration::from_millis(20)).await;
     }
-}
-
-async fn collect_outputs(
-    session: &Session,
-    args: &Submit,
-    objects: &Objects,
-    status: &RunStatus,
-    run_of_several: Option<&String>,
-) -> Result<(), Trouble> {
-    if status
-        .verdict
-        .is_none_or(|verdict| matches!(verdict, Verdict::Rejected | Verdict::Unplaceable))
-    {
-        return Ok(());
-    }
-    let name = match (run_of_several, &args.collect_file) {
-        (Some(run), name) => {
-            format!("{}-{run}-{}.tgz", name.as_deref().unwrap_or("multiple"), status.run)
-        }
-        (None, Some(name)) => format!("{name}.tgz"),
-        (None, None) => format!("{}.tgz", status.run),
-    };
-    collect::archive(session, objects, &status.run, Path::new(&name)).await
-}
-
-/// Testground's result file: a line per run.
-fn write_results(file: &Path, ended: &[Ended]) -> Result<(), Trouble> {
-    let write = || -> std::io::Result<()> {
-        let mut out = std::fs::File::create(file)?;
-        writeln!(out, "run_id,task_id,outcome,error")?;
-        for one in ended {
-            let status = one.status.as_ref();
-            let task = status.map(|status| status.run.to_string()).unwrap_or_default();
-            let outcome = testground_outcome(status.and_then(|status| status.verdict));
-            writeln!(out, "{},{task},{outcome},{}", csv_cell(&one.run), csv_cell(&one.error))?;
-        }
-        Ok(())
-    };
-    write().map_err(|err| {
-        Trouble::new(Exit::Internal, format!("failed to write `{}`: {err}", file.display()), "")
-    })
 }

@@ -277,6 +277,7 @@ impl Live {
                 .map(|share| (share.worker.clone(), share.ranges.clone()))
                 .collect(),
             source: self.request.source_info.clone(),
+            labels: self.request.labels.clone(),
             versions,
             ends: accounts.ends().iter().map(|(id, end)| (*id, end.clone())).collect(),
             indexes: accounts.shares().iter().filter_map(|share| share.index.clone()).collect(),

@@ -8,20 +8,20 @@ use serde_json::Value;
 use crate::harness::{Home, Ran};
 
 /// A plan in a shell that writes what it is told to write, and the composition that runs it.
-struct Measuring {
+pub(crate) struct Measuring {
     /// What each instance does before it says that it succeeded.
-    script: &'static str,
+    pub(crate) script: &'static str,
     /// KPIs, expectations and gates of its one case.
-    case: &'static str,
+    pub(crate) case: &'static str,
     /// More TOML for `[global]`.
-    global: &'static str,
+    pub(crate) global: &'static str,
 }
 
 const POINT: &str = r#"
 point() { printf '{"ts":1,"type":"point","name":"%s","measures":{"value":%s},"unit":"%s"}\n' "$1" "$2" "$3" >> "$TEST_OUTPUTS_PATH/${4:-results}.out"; }
 "#;
 
-const DECLARED: &str = r#"
+pub(crate) const DECLARED: &str = r#"
 [[testcases.kpis]]
 name = "time_to_find"
 unit = "s"
@@ -38,7 +38,7 @@ value = "$timeout"
 const GATES: &str = "[testcases.validity]\nhost_busy = false\nclock_step_s = false\noom_kills = false\nfidelity = false\n";
 
 impl Measuring {
-    fn submit(&self, home: &Home, instances: u32, flags: &[&str]) -> Ran {
+    pub(crate) fn submit(&self, home: &Home, instances: u32, flags: &[&str]) -> Ran {
         let manifest = format!(
             "name = \"measuring\"\n[builders.\"exec:command\"]\nentrypoint = [\"sh\", \"run.sh\"]\n\
              [runners.\"netns\"]\noutcome_from = \"stdout\"\n[[testcases]]\nname = \"measure\"\n\
