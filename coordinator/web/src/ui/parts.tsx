@@ -1,6 +1,6 @@
 /** The small parts that pages are made of. */
 
-import type { ComponentChildren, JSX } from "preact";
+import type { ComponentChildren, TargetedEvent } from "preact";
 import type { Problem as Trouble } from "../api/client.ts";
 import { setToken, wantsToken } from "../api/client.ts";
 import type { Query } from "./query.ts";
@@ -142,7 +142,7 @@ export function StateLegend(props: {
 export function TokenDialog() {
   const problem = wantsToken.value;
   if (!problem) return null;
-  const submit = (event: JSX.TargetedEvent<HTMLFormElement>) => {
+  const submit = (event: TargetedEvent<HTMLFormElement>) => {
     event.preventDefault();
     const field = new FormData(event.currentTarget).get("token");
     setToken(typeof field === "string" ? field : "");
