@@ -1,0 +1,81 @@
+/** A browser and a fake coordinator for the tests of the page. */
+
+import assert from "node:assert/strict";
+import path from "node:path";
+import { chromium } from "playwright-core";
+import type { Browser, BrowserContextOptions, Page } from "playwright-core";
+import { FakeCoordinator } from "../fake/server.ts";
+import { NOW } from "../fake/data.ts";
+
+export const DIST = path.join(process.env["WEB_ROOT"] ?? ".", "dist");
+const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"];
+/** Without a graphics card WebGL is drawn by the processor, and browsers want to be told so. */
+const SOFTWARE_GL = ["--no-sandbox", "--disable-background-networking", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"];
+
+export type Opened = { page: Page; fake: FakeCoordinator; trouble: string[]; close: () => Promise<void> };
+
+let browsers = new Map<boolean, Browser>();
+
+async function browserFor(gl: boolean): Promise<Browser> {
+  const known = browsers.get(gl);
+  if (known) return known;
+  const made = await chromium.launch({ executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium", headless: true, args: gl ? SOFTWARE_GL : FLAGS });
+  browsers.set(gl, made);
+  return made;
+}
+
+export async function closeBrowsers(): Promise<void> {
+  await Promise.all([...browsers.values()].map((browser) => browser.close()));
+  browsers = new Map();
+}
+
+export type Options = BrowserContextOptions & { gl?: boolean; prepare?: (fake: FakeCoordinator) => void; script?: boolean };
+
+/** Opens a path of the page in a fresh profile. What the browser complains about is collected. */
+export async function opened(at: string, options: Options = {}): Promise<Opened> {
+  const { gl = false, prepare, ...more } = options;
+  const fake = new FakeCoordinator(DIST);
+  prepare?.(fake);
+  await fake.start();
+  const browser = await browserFor(gl);
+  const context = await browser.newContext({ viewport: { width: 1360, height: 860 }, reducedMotion: "reduce", ...more });
+  const page = await context.newPage();
+  const trouble: string[] = [];
+  page.on("console", (message) => {
+    // Chromium tells every refused request in its own words; the page has told it in better ones.
+    if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) trouble.push(message.text());
+  });
+  page.on("pageerror", (error) => trouble.push(String(error)));
+  // Times are shown against a clock that stands still.
+  await page.clock.install({ time: NOW });
+  await page.clock.resume();
+  await page.goto(fake.url + at);
+  return {
+    page, fake, trouble,
+    close: async () => {
+      await context.close();
+      await fake.stop();
+    },
+  };
+}
+
+/** Opens a page, looks at it, and takes it for an error when the browser complained. */
+export async function visit(at: string, look: (opened: Opened) => Promise<void>, options: Options = {}): Promise<void> {
+  const one = await opened(at, options);
+  try {
+    await look(one);
+    assert.deepEqual(one.trouble, []);
+  } finally {
+    await one.close();
+  }
+}
+
+/** Text of the page as people read it, in one line. */
+export async function said(page: Page, selector = "main"): Promise<string> {
+  return (await page.locator(selector).first().innerText()).replace(/\s+/g, " ");
+}
+
+/** Waits until the page says something. */
+export async function says(page: Page, text: string | RegExp, selector = "main"): Promise<void> {
+  await page.locator(selector).filter({ hasText: text }).first().waitFor({ timeout: 10_000 });
+}
