@@ -11,6 +11,7 @@ import { newestFirst, runChanged } from "../state/reduce.ts";
 import { Accounting } from "../ui/accounting.tsx";
 import { Badge, Empty, Heading, Loading, Problem, RunBadge, RunLink, Table } from "../ui/parts.tsx";
 import type { Column } from "../ui/parts.tsx";
+import { Field } from "../ui/field.tsx";
 import { useJson } from "../ui/query.ts";
 
 const FILTERS = ["q", "plan", "case", "user", "branch", "verdict"] as const;
@@ -89,7 +90,7 @@ function Filters({ filter, plans, branches }: { filter: Record<string, string>; 
   };
   return (
     <form class="filters" role="search" onSubmit={(event) => event.preventDefault()}>
-      <label>Search <input type="search" value={filter["q"]} onChange={set("q")} placeholder="name, id, commit, user" /></label>
+      <label>Search <Field search value={filter["q"] ?? ""} set={(q) => setQuery({ q })} placeholder="name, id, commit, user" /></label>
       {select("verdict", "Verdict", VERDICTS)}
       {select("plan", "Plan", plans)}
       {select("branch", "Branch", branches)}

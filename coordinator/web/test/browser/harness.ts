@@ -40,6 +40,7 @@ export async function opened(at: string, options: Options = {}): Promise<Opened>
   const browser = await browserFor(gl);
   const context = await browser.newContext({ viewport: { width: 1360, height: 860 }, reducedMotion: "reduce", ...more });
   const page = await context.newPage();
+  page.setDefaultTimeout(12_000);
   const trouble: string[] = [];
   page.on("console", (message) => {
     // Chromium tells every refused request in its own words; the page has told it in better ones.

@@ -132,7 +132,7 @@ test("trends: a KPI over runs, with those that are not fit to tell", () => visit
   assert.match(await said(page), /time_to_find, p95/);
   await says(page, "! no");
   await page.getByLabel("Branch").selectOption("pr/812");
-  await page.waitForFunction(() => document.querySelectorAll("main tbody tr").length === 3);
+  await page.waitForFunction(() => document.querySelectorAll("table[aria-label='Runs of the trend'] tbody tr").length === 3);
 }));
 
 test("workers: room, cordons, cards, and what could not be measured", () => visit("/workers", async ({ page, fake }) => {

@@ -7,6 +7,7 @@ import type { Artifacts, IndexEntry, RunEntry } from "../../api/types.ts";
 import { bytes, count, plural } from "../../format.ts";
 import { place, setQuery } from "../../route.ts";
 import { Empty, Panel, Problem, Shown, Table } from "../../ui/parts.tsx";
+import { Field } from "../../ui/field.tsx";
 import { useJson } from "../../ui/query.ts";
 
 const LIMIT = 500;
@@ -46,14 +47,14 @@ function Filters(props: { entry: RunEntry; group: string; instance: string; text
   const set = (key: string) => (event: { currentTarget: { value: string } }) => setQuery({ [key]: event.currentTarget.value.trim() });
   return (
     <form class="filters" role="search" onSubmit={(event) => event.preventDefault()}>
-      <label>Path <input type="search" value={props.text} onChange={set("q")} placeholder="part of a path" /></label>
+      <label>Path <Field search value={props.text} set={(q) => setQuery({ q })} placeholder="part of a path" /></label>
       <label>Group
         <select value={props.group} onChange={set("group")}>
           <option value="">any</option>
           {props.entry.status.groups.map(([id]) => <option key={id} value={id}>{id}</option>)}
         </select>
       </label>
-      <label>Instance <input value={props.instance} onChange={set("instance")} placeholder="17 or group:3" size={14} /></label>
+      <label>Instance <Field value={props.instance} set={(instance) => setQuery({ instance: instance.trim() })} placeholder="17 or group:3" size={14} /></label>
     </form>
   );
 }

@@ -8,6 +8,7 @@ import type { LogLine, LogNews, Logs, RunEntry, RunStatus } from "../../api/type
 import { clock, count, plural } from "../../format.ts";
 import { place, setQuery } from "../../route.ts";
 import { parseInstance, locate } from "../../state/reduce.ts";
+import { Field } from "../../ui/field.tsx";
 import { Empty, Loading, Problem } from "../../ui/parts.tsx";
 
 const LIMIT = 2000;
@@ -35,17 +36,14 @@ function Filters({ status, filter }: { status: RunStatus; filter: Filter }) {
   const set = (key: string) => (event: { currentTarget: { value: string } }) => setQuery({ [key]: event.currentTarget.value.trim() });
   const isRegex = filter.regex !== "";
   const [wantsRegex, setWantsRegex] = useState(isRegex);
-  const text = (event: { currentTarget: { value: string } }) => {
-    const value = event.currentTarget.value;
-    setQuery(wantsRegex ? { regex: value, q: "" } : { q: value, regex: "" });
-  };
+  const text = (value: string) => setQuery(wantsRegex ? { regex: value, q: "" } : { q: value, regex: "" });
   const turn = () => {
     setWantsRegex(!wantsRegex);
     setQuery(wantsRegex ? { q: filter.regex, regex: "" } : { regex: filter.q, q: "" });
   };
   return (
     <form class="filters" role="search" onSubmit={(event) => event.preventDefault()}>
-      <label>{wantsRegex ? "Regular expression" : "Text"} <input type="search" class={wantsRegex ? "mono" : ""} value={wantsRegex ? filter.regex : filter.q} onChange={text} /></label>
+      <label>{wantsRegex ? "Regular expression" : "Text"} <Field search mono={wantsRegex} value={wantsRegex ? filter.regex : filter.q} set={text} /></label>
       <label class="inline"><input type="checkbox" checked={wantsRegex} onChange={turn} />regular expression</label>
       <label>Group
         <select value={filter.group} onChange={set("group")}>
@@ -53,7 +51,7 @@ function Filters({ status, filter }: { status: RunStatus; filter: Filter }) {
           {status.groups.map(([id]) => <option key={id} value={id}>{id}</option>)}
         </select>
       </label>
-      <label>Instance <input value={filter.instance} onChange={set("instance")} placeholder="17 or group:3" size={14} /></label>
+      <label>Instance <Field value={filter.instance} set={(instance) => setQuery({ instance: instance.trim() })} placeholder="17 or group:3" size={14} /></label>
       <label>Stream
         <select value={filter.stream} onChange={set("stream")}>
           <option value="">both</option><option value="stdout">stdout</option><option value="stderr">stderr</option>
