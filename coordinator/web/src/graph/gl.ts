@@ -22,7 +22,7 @@ void main() {
 
 // The shape says what the colour says: rings wait, discs run, crosses failed, squares ended otherwise.
 const NODE_FRAGMENT = `#version 300 es
-precision mediump float;
+precision highp float;
 uniform vec3 palette[${STATES}]; uniform vec3 mark; uniform float size;
 in float faded; flat in uint shape; flat in int marked;
 out vec4 color;
@@ -54,7 +54,7 @@ out float alpha;
 void main() { gl_Position = vec4((position - middle) * scale, 0.0, 1.0); alpha = strength; }`;
 
 const EDGE_FRAGMENT = `#version 300 es
-precision mediump float;
+precision highp float;
 uniform vec3 paint; in float alpha; out vec4 color;
 void main() { color = vec4(paint, alpha); }`;
 

@@ -4,6 +4,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { bps } from "../format.ts";
 import { rateOf } from "../replay/format.ts";
+import { place } from "../route.ts";
 import { locate, STATES } from "../state/reduce.ts";
 import { palette } from "../ui/palette.ts";
 import { dark } from "../ui/theme.ts";
@@ -93,7 +94,7 @@ function useDrawer(props: StageProps, canvas: { current: HTMLCanvasElement | nul
   const fit = () => look(whole(props.layout.bounds, size.width, size.height));
   useEffect(() => {
     if (!canvas.current) return undefined;
-    const made = makePainter(canvas.current, palette());
+    const made = makePainter(canvas.current, palette(), place.peek().query.get("draw") === "webgl");
     painter.current = made;
     canvas.current.dataset["painter"] = made.kind;
     return () => made.close();

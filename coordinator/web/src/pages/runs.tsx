@@ -90,7 +90,7 @@ function Filters({ filter, plans, branches }: { filter: Record<string, string>; 
   };
   return (
     <form class="filters" role="search" onSubmit={(event) => event.preventDefault()}>
-      <label>Search <Field search value={filter["q"] ?? ""} set={(q) => setQuery({ q })} placeholder="name, id, commit, user" /></label>
+      <label>Search <Field value={filter["q"] ?? ""} set={(q) => setQuery({ q })} placeholder="name, id, commit, user" /></label>
       {select("verdict", "Verdict", VERDICTS)}
       {select("plan", "Plan", plans)}
       {select("branch", "Branch", branches)}

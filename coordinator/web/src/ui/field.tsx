@@ -6,10 +6,10 @@ import { useEffect, useRef } from "preact/hooks";
 const SETTLE_MS = 250;
 
 export type FieldProps = {
-  value: string; set: (value: string) => void; search?: boolean; placeholder?: string; size?: number; mono?: boolean;
+  value: string; set: (value: string) => void; placeholder?: string; size?: number; mono?: boolean;
 };
 
-export function Field({ value, set, search = false, placeholder, size, mono = false }: FieldProps) {
+export function Field({ value, set, placeholder, size, mono = false }: FieldProps) {
   const timer = useRef<ReturnType<typeof setTimeout>>(undefined);
   const input = useRef<HTMLInputElement>(null);
   useEffect(() => () => clearTimeout(timer.current), []);
@@ -22,7 +22,7 @@ export function Field({ value, set, search = false, placeholder, size, mono = fa
     timer.current = setTimeout(() => set(text), wait);
   };
   return (
-    <input ref={input} type={search ? "search" : "text"} class={mono ? "mono" : undefined} defaultValue={value} size={size} placeholder={placeholder}
+    <input ref={input} type="search" class={mono ? "mono" : undefined} defaultValue={value} size={size} placeholder={placeholder}
       spellcheck={false} autocomplete="off"
       onInput={(event) => later(event.currentTarget.value, SETTLE_MS)} onChange={(event) => later(event.currentTarget.value, 0)} />
   );

@@ -9,36 +9,30 @@ import { NOW } from "../fake/data.ts";
 
 export const DIST = path.join(process.env["WEB_ROOT"] ?? ".", "dist");
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"];
-/** Without a graphics card WebGL is drawn by the processor, and browsers want to be told so. */
-const SOFTWARE_GL = ["--no-sandbox", "--disable-background-networking", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"];
 
 export type Opened = { page: Page; fake: FakeCoordinator; trouble: string[]; close: () => Promise<void> };
 
-let browsers = new Map<boolean, Browser>();
+let running: Browser | null = null;
 
-async function browserFor(gl: boolean): Promise<Browser> {
-  const known = browsers.get(gl);
-  if (known) return known;
-  const made = await chromium.launch({ executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium", headless: true, args: gl ? SOFTWARE_GL : FLAGS });
-  browsers.set(gl, made);
-  return made;
+async function browser(): Promise<Browser> {
+  running ??= await chromium.launch({ executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium", headless: true, args: FLAGS });
+  return running;
 }
 
-export async function closeBrowsers(): Promise<void> {
-  await Promise.all([...browsers.values()].map((browser) => browser.close()));
-  browsers = new Map();
+export async function closeBrowser(): Promise<void> {
+  await running?.close();
+  running = null;
 }
 
-export type Options = BrowserContextOptions & { gl?: boolean; prepare?: (fake: FakeCoordinator) => void; script?: boolean };
+export type Options = BrowserContextOptions & { prepare?: (fake: FakeCoordinator) => void; realTime?: boolean };
 
 /** Opens a path of the page in a fresh profile. What the browser complains about is collected. */
 export async function opened(at: string, options: Options = {}): Promise<Opened> {
-  const { gl = false, prepare, ...more } = options;
+  const { prepare, realTime = false, ...more } = options;
   const fake = new FakeCoordinator(DIST);
   prepare?.(fake);
   await fake.start();
-  const browser = await browserFor(gl);
-  const context = await browser.newContext({ viewport: { width: 1360, height: 860 }, reducedMotion: "reduce", ...more });
+  const context = await (await browser()).newContext({ viewport: { width: 1360, height: 860 }, reducedMotion: "reduce", ...more });
   const page = await context.newPage();
   page.setDefaultTimeout(12_000);
   const trouble: string[] = [];
@@ -48,8 +42,10 @@ export async function opened(at: string, options: Options = {}): Promise<Opened>
   });
   page.on("pageerror", (error) => trouble.push(String(error)));
   // Times are shown against a clock that stands still.
-  await page.clock.install({ time: NOW });
-  await page.clock.resume();
+  if (!realTime) {
+    await page.clock.install({ time: NOW });
+    await page.clock.resume();
+  }
   await page.goto(fake.url + at);
   return {
     page, fake, trouble,

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { LIVE, MAIN } from "../fake/data.ts";
-import { closeBrowsers, said, says, visit } from "./harness.ts";
+import { closeBrowser, said, says, visit } from "./harness.ts";
 
-after(closeBrowsers);
+after(closeBrowser);
 
 test("runs: all of them, filtered, and new ones as they come", () => visit("/", async ({ page, fake }) => {
   await says(page, "calm-heron");
@@ -13,6 +13,7 @@ test("runs: all of them, filtered, and new ones as they come", () => visit("/", 
   assert.match(page.url(), /verdict=failed/);
   await page.getByRole("button", { name: "Clear" }).click();
   await page.waitForFunction(() => document.querySelectorAll("tbody tr").length === 15);
+  await fake.wanted("runs");
   fake.update(LIVE, { verdict: "passed", phase: "finished" });
   await page.locator("tr", { hasText: "swift-lynx" }).getByText("passed").waitFor();
   await page.getByLabel("Compare calm-heron").check();
@@ -36,6 +37,7 @@ test("run: verdict, accounts that add up, KPIs, expectations, fidelity, first fa
 
 test("run: one that goes on is followed and can be canceled", () => visit(`/runs/${LIVE}`, async ({ page, fake }) => {
   await says(page, "instances run");
+  await fake.wanted(`run:${LIVE}`);
   fake.update(LIVE, { doing: "12 instances are late" });
   await says(page, "12 instances are late");
   await page.getByRole("button", { name: "Cancel run" }).click();
@@ -53,6 +55,7 @@ test("live: each instance, its changes, and one chosen by keys", () => visit(`/r
   await page.keyboard.press("ArrowRight");
   await says(page, /eu-seed\[1\] \w+ on w-01/);
   assert.match(page.url(), /sel=eu-seed(:|%3A)1/);
+  await fake.wanted(`grid:${LIVE}`);
   fake.change(LIVE, [[0, 400, 8]]);
   await page.getByRole("button", { name: "timed out 400" }).waitFor();
   fake.happen(LIVE, [{ at_ms: 95_000, kind: "warning", text: "the disk of w-02 is nearly full", worker: "w-02" }]);
@@ -97,6 +100,7 @@ test("logs: merged, filtered by the server, and never as markup", () => visit(`/
 
 test("logs: live while the run goes on", () => visit(`/runs/${LIVE}/logs?instance=eu-seed:3`, async ({ page, fake }) => {
   await says(page, "Nothing was printed since");
+  await fake.wanted(`logs:${LIVE}:eu-seed:3`);
   fake.tell(`logs:${LIVE}:eu-seed:3`, "logs", { run: LIVE, at_ms: 95_000, lines: [{ instance: 3, group: "eu-seed", in_group: 3, stderr: false, lines: ["hello", "there"] }], left_out: 4 });
   await says(page, "there");
   assert.match(await said(page), /2 lines.*4 lines came too fast/);
@@ -140,6 +144,7 @@ test("workers: room, cordons, cards, and what could not be measured", () => visi
   const text = await said(page);
   assert.match(text, /cordoned by ana, 1 h ago, draining within 30m00s: new disk/);
   assert.match(text, /w-01: fsync p99: the disk was busy/);
+  await fake.wanted("workers");
   fake.workers[2]!.state = "lost";
   fake.tell("workers", "workers", fake.workers);
   await says(page, "✗lost".replace("✗", ""));

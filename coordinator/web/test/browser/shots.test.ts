@@ -4,9 +4,9 @@ import { mkdirSync } from "node:fs";
 import path from "node:path";
 import { after, test } from "node:test";
 import { BIG, LIVE, MAIN } from "../fake/data.ts";
-import { closeBrowsers, visit } from "./harness.ts";
+import { closeBrowser, visit } from "./harness.ts";
 
-after(closeBrowsers);
+after(closeBrowser);
 
 const PAGES: Record<string, string> = {
   runs: "/runs", run: `/runs/${MAIN}`, "run-live": `/runs/${LIVE}`, live: `/runs/${LIVE}/live?sel=us-home:7`, network: `/runs/${MAIN}/network?t=60&sel=us-home:12`,
@@ -25,6 +25,6 @@ for (const [scheme, width] of [["light", 1360], ["dark", 1360], ["light", 400], 
       await page.locator("main h1").waitFor();
       await page.waitForTimeout(1100);
       await page.screenshot({ path: path.join(directory!, `${name}-${scheme}-${width}.png`), fullPage: true });
-    }, { colorScheme: scheme, viewport: { width, height: width > 500 ? 860 : 800 }, gl: true }));
+    }, { colorScheme: scheme, viewport: { width, height: width > 500 ? 860 : 800 } }));
   }
 }

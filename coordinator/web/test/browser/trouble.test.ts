@@ -4,9 +4,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { LIVE, MAIN } from "../fake/data.ts";
-import { closeBrowsers, opened, said, says, visit } from "./harness.ts";
+import { closeBrowser, opened, said, says, visit } from "./harness.ts";
 
-after(closeBrowsers);
+after(closeBrowser);
 
 test("a token is asked for, a wrong one is refused, and the right one lets in", () => visit("/runs", async ({ page, fake }) => {
   const dialog = page.getByRole("dialog", { name: "This coordinator wants a token" });

@@ -81,6 +81,11 @@ export class FakeCoordinator {
     for (const listener of this.listeners.filter((one) => one.topics.includes(topic))) this.send(listener.response, event, data);
   }
 
+  /** Waits until somebody listens to a topic. */
+  async wanted(topic: string): Promise<void> {
+    while (!this.listeners.some((one) => one.topics.includes(topic))) await new Promise((done) => setTimeout(done, 20));
+  }
+
   private send(response: ServerResponse, event: string, data: unknown): void {
     response.write(`id: ${this.epoch}.${this.sequence}\nevent: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
   }
@@ -110,7 +115,7 @@ export class FakeCoordinator {
 
   private async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const url = new URL(request.url ?? "/", this.url);
-    this.asked.push(`${request.method} ${url.pathname}${url.search}`);
+    this.asked.push(`${request.method} ${url.pathname}${url.search}${request.headers.range ? ` ${request.headers.range}` : ""}`);
     for (const [name, value] of Object.entries(HEADERS)) response.setHeader(name, value);
     if (!url.pathname.startsWith("/api/")) return this.asset(url.pathname, request, response);
     response.setHeader("Cache-Control", "no-store");

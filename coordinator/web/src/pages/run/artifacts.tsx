@@ -47,7 +47,7 @@ function Filters(props: { entry: RunEntry; group: string; instance: string; text
   const set = (key: string) => (event: { currentTarget: { value: string } }) => setQuery({ [key]: event.currentTarget.value.trim() });
   return (
     <form class="filters" role="search" onSubmit={(event) => event.preventDefault()}>
-      <label>Path <Field search value={props.text} set={(q) => setQuery({ q })} placeholder="part of a path" /></label>
+      <label>Path <Field value={props.text} set={(q) => setQuery({ q })} placeholder="part of a path" /></label>
       <label>Group
         <select value={props.group} onChange={set("group")}>
           <option value="">any</option>
@@ -78,7 +78,7 @@ function Files({ run, files }: { run: string; files: IndexEntry[] }) {
       {problem && <Problem problem={problem} />}
       <Table name="Files" rows={files} keyOf={(file) => `${file.group}/${file.in_group}/${file.path}`} columns={[
         { head: "Instance", cell: (file) => `${file.group}[${file.in_group}]`, class: "nowrap" },
-        { head: "Path", cell: (file) => (isExport() ? file.path : <a href={fileUrl(path(file))} download onClick={fetchFile(file)}>{file.path}</a>) },
+        { head: "Path", cell: (file) => (isExport() ? file.path : <a href={fileUrl(path(file))} download={file.path.split("/").pop()} onClick={fetchFile(file)}>{file.path}</a>) },
         { head: "Size", number: true, cell: (file) => <span title={`${count(file.size)} bytes`}>{bytes(file.size)}</span> },
         { head: "Digest", cell: (file) => <code title={file.sha256}>{file.sha256.slice(0, 19)}</code> },
       ]} />

@@ -43,7 +43,7 @@ function Filters({ status, filter }: { status: RunStatus; filter: Filter }) {
   };
   return (
     <form class="filters" role="search" onSubmit={(event) => event.preventDefault()}>
-      <label>{wantsRegex ? "Regular expression" : "Text"} <Field search mono={wantsRegex} value={wantsRegex ? filter.regex : filter.q} set={text} /></label>
+      <label>{wantsRegex ? "Regular expression" : "Text"} <Field mono={wantsRegex} value={wantsRegex ? filter.regex : filter.q} set={text} /></label>
       <label class="inline"><input type="checkbox" checked={wantsRegex} onChange={turn} />regular expression</label>
       <label>Group
         <select value={filter.group} onChange={set("group")}>
