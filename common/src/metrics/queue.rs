@@ -4,6 +4,7 @@
 //! in is on its way. When there is no room the oldest line that is not on its way goes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::loss::{Losses, Reason};
@@ -78,11 +79,16 @@ pub(super) struct Queue {
     sent: u64,
     lost: BTreeMap<Reason, u64>,
     waiting: u64,
-    /// Since when the batch that is on its way has been.
-    on_its_way: Option<Instant>,
+    /// The batch that the store is to take next, and since when it is.
+    on_its_way: Option<(Batch, Instant)>,
     /// Why the store took nothing the last time.
     trouble: Option<String>,
+    /// What waits is to be sent without waiting for more.
+    flush: bool,
 }
+
+/// Lines that are sent at once.
+pub(super) type Batch = Arc<Vec<Entry>>;
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
@@ -96,6 +102,7 @@ impl Queue {
             waiting: 0,
             on_its_way: None,
             trouble: None,
+            flush: false,
         }
     }
 
@@ -117,12 +124,22 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    pub(super) fn is_full_batch(&self) -> bool {
+    fn is_full_batch(&self) -> bool {
         self.entries.len() >= self.limits.batch_lines || self.bytes >= self.limits.batch_bytes
     }
 
-    /// Takes the oldest lines out, as many as are sent at once.
-    pub(super) fn batch(&mut self, now: Instant) -> Vec<Entry> {
+    /// Whether something is to be sent without waiting for more.
+    pub(super) fn is_due(&self) -> bool {
+        self.is_full_batch() || (self.flush && !self.is_empty())
+    }
+
+    /// Asks that what waits is sent without waiting for more.
+    pub(super) fn flush(&mut self) {
+        self.flush = !self.is_empty();
+    }
+
+    /// The lines the store is to take next: the oldest, as many as are sent at once.
+    pub(super) fn batch(&mut self, now: Instant) -> Option<Batch> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(next) = self.entries.front() {
             bytes += next.line.len() + 1;
@@ -133,25 +150,59 @@ impl Queue {
             self.bytes -= next.line.len();
             batch.extend(self.entries.pop_front());
         }
-        self.on_its_way = (!batch.is_empty()).then_some(now);
-        batch
+        self.flush &= !self.is_empty();
+        let batch = (!batch.is_empty()).then(|| Arc::new(batch))?;
+        self.on_its_way = Some((Arc::clone(&batch), now));
+        Some(batch)
     }
 
-    /// The store has taken lines.
-    pub(super) fn sent(&mut self, entries: &[Entry]) {
-        self.sent += entries.len() as u64;
-        for entry in entries {
+    /// The store has taken the batch.
+    pub(super) fn on_stored(&mut self) {
+        let Some((batch, _)) = self.on_its_way.take() else { return };
+        self.trouble = None;
+        self.sent += batch.len() as u64;
+        for entry in batch.iter() {
             self.settle(&entry.run, |_| {});
         }
     }
 
+    /// The store does not take the batch, and says why.
+    pub(super) fn on_refused(&mut self, refusal: &str) {
+        let Some((batch, _)) = self.on_its_way.take() else { return };
+        self.trouble = None;
+        self.lose(&batch, Reason::Refused, refusal);
+    }
+
+    /// The batch is too large for the store. Smaller ones are made from here on.
+    pub(super) fn on_too_large(&mut self, refusal: &str) {
+        let Some((batch, since)) = self.on_its_way.take() else { return };
+        self.trouble = None;
+        if batch.len() < 2 {
+            self.on_its_way = Some((batch, since));
+            return self.on_refused(refusal);
+        }
+        let bytes: usize = batch.iter().map(|entry| entry.line.len() + 1).sum();
+        self.limits.batch_lines = (batch.len() / 2).max(1);
+        self.limits.batch_bytes = (bytes / 2).max(1);
+        for entry in batch.iter().rev() {
+            self.bytes += entry.line.len();
+            self.entries.push_front(entry.clone());
+        }
+        self.flush = true;
+    }
+
+    /// The store did not take the batch, which is to be tried again.
+    pub(super) fn on_later(&mut self, why: &str) {
+        self.trouble = Some(why.to_owned());
+    }
+
     /// Lines that were waiting are gone.
-    pub(super) fn lose(&mut self, entries: &[Entry], reason: Reason, refusal: &str) {
+    fn lose(&mut self, entries: &[Entry], reason: Reason, refusal: &str) {
         *self.lost.entry(reason).or_default() += entries.len() as u64;
         for entry in entries {
             self.settle(&entry.run, |account| {
                 *account.lost.entry(reason).or_default() += 1;
-                if !refusal.is_empty() && account.refusal != refusal {
+                if account.refusal != refusal {
                     refusal.clone_into(&mut account.refusal);
                 }
             });
@@ -174,25 +225,21 @@ impl Queue {
         }
     }
 
-    /// How the last try went: why the store took nothing, or that it has answered.
-    pub(super) fn tried(&mut self, trouble: Option<String>) {
-        if trouble.is_none() {
-            self.on_its_way = None;
-        }
-        self.trouble = trouble;
-    }
-
-    /// Everything that waits is lost.
-    pub(super) fn lose_rest(&mut self) {
-        let rest: Vec<Entry> = self.entries.drain(..).collect();
+    /// Everything that waits is lost. Says how much that is.
+    pub(super) fn lose_rest(&mut self) -> u64 {
+        let on_its_way = self.on_its_way.take();
+        let mut rest: Vec<Entry> = self.entries.drain(..).collect();
+        rest.extend(on_its_way.into_iter().flat_map(|(batch, _)| batch.to_vec()));
         self.bytes = 0;
         self.lose(&rest, Reason::Ended, "");
+        rest.len() as u64
     }
 
     /// What of a run did not get through until now.
     pub(super) fn losses(&self, run: Option<&RunId>, now: Instant) -> Losses {
         let Some(account) = self.accounts.get(&run.cloned()) else { return Losses::default() };
-        let slow = self.on_its_way.is_some_and(|since| now.duration_since(since) >= SLOW);
+        let since = self.on_its_way.as_ref().map(|(_, since)| now.saturating_duration_since(*since));
+        let slow = since.is_some_and(|since| since >= SLOW);
         let why_late = match &self.trouble {
             Some(trouble) => trouble.clone(),
             None if slow => "the store is slow".to_owned(),
@@ -235,8 +282,8 @@ mod tests {
         Entry { line: line.to_owned(), run: run.cloned() }
     }
 
-    fn lines(batch: &[Entry]) -> Vec<&str> {
-        batch.iter().map(|entry| entry.line.as_str()).collect()
+    fn lines(batch: Option<Batch>) -> Vec<String> {
+        batch.into_iter().flat_map(|batch| batch.to_vec()).map(|entry| entry.line).collect()
     }
 
     fn now() -> Instant {
@@ -250,14 +297,14 @@ mod tests {
         queue.push(entry("1", Some(&a)));
         queue.push(entry("2", Some(&b)));
         queue.push(entry("3", Some(&b)));
-        assert_eq!(lines(&queue.batch(now())), ["2", "3"]);
+        assert_eq!(lines(queue.batch(now())), ["2", "3"]);
         assert_eq!(queue.losses(Some(&a), now()).lost, BTreeMap::from([(Reason::Overflow, 1)]));
         assert_eq!(queue.losses(Some(&b), now()), Losses::default());
         assert_eq!(queue.totals(), (0, 2, BTreeMap::from([(Reason::Overflow, 1)])));
         // Bytes count as well.
         queue.push(entry(&"x".repeat(900), None));
         queue.push(entry(&"y".repeat(200), None));
-        assert_eq!(queue.batch(now())[0].line.len(), 200);
+        assert_eq!(lines(queue.batch(now()))[0].len(), 200);
     }
 
     #[test]
@@ -266,16 +313,16 @@ mod tests {
         for line in ["1", "2", "3", "4"] {
             queue.push(entry(line, None));
         }
-        assert!(queue.is_full_batch());
-        assert_eq!(lines(&queue.batch(now())), ["1", "2", "3"]);
-        assert!(!queue.is_full_batch());
+        assert!(queue.is_due());
+        assert_eq!(lines(queue.batch(now())), ["1", "2", "3"]);
+        assert!(!queue.is_due());
         let long = "l".repeat(200);
         queue.push(entry(&long, None));
         queue.push(entry("5", None));
-        assert_eq!(lines(&queue.batch(now())), ["4"]);
-        assert_eq!(lines(&queue.batch(now())), [long.as_str()]);
-        assert_eq!(lines(&queue.batch(now())), ["5"]);
-        assert!(queue.is_empty() && queue.batch(now()).is_empty());
+        assert_eq!(lines(queue.batch(now())), ["4"]);
+        assert_eq!(lines(queue.batch(now())), [long.as_str()]);
+        assert_eq!(lines(queue.batch(now())), ["5"]);
+        assert!(queue.is_empty() && queue.batch(now()).is_none());
     }
 
     #[test]
@@ -284,15 +331,14 @@ mod tests {
         let mut queue = Queue::new(limits(10));
         queue.push(entry("1", Some(&run)));
         assert_eq!(queue.losses(Some(&run), now()).count(), 0);
-        let batch = queue.batch(now());
+        queue.batch(now());
         assert_eq!(queue.losses(Some(&run), now()).count(), 0);
         let later = now() + SLOW;
         assert_eq!(queue.losses(Some(&run), later).why_late, "the store is slow");
-        queue.tried(Some("no connection".to_owned()));
+        queue.on_later("no connection");
         let losses = queue.losses(Some(&run), now());
         assert_eq!((losses.late, losses.why_late.as_str()), (1, "no connection"));
-        queue.tried(None);
-        queue.sent(&batch);
+        queue.on_stored();
         assert_eq!(queue.losses(Some(&run), later), Losses::default());
         assert_eq!(queue.totals(), (1, 0, BTreeMap::new()));
     }
@@ -305,9 +351,39 @@ mod tests {
         queue.push(entry("1", Some(&run)));
         queue.close(&run);
         assert_eq!(queue.losses(Some(&run), now()).count(), 2);
-        queue.lose_rest();
+        assert_eq!(queue.lose_rest(), 1);
         assert!(queue.accounts.is_empty(), "{:?}", queue.accounts);
         let lost = BTreeMap::from([(Reason::Malformed, 2), (Reason::Ended, 1)]);
         assert_eq!(queue.totals(), (0, 0, lost));
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_is_sent_in_parts_and_a_line_that_is_is_refused() {
+        let mut queue = Queue::new(limits(10));
+        for line in ["1", "2", "3"] {
+            queue.push(entry(line, None));
+        }
+        assert_eq!(lines(queue.batch(now())), ["1", "2", "3"]);
+        queue.on_too_large("413");
+        assert!(queue.is_due());
+        assert_eq!(lines(queue.batch(now())), ["1"]);
+        queue.on_too_large("413");
+        assert_eq!(queue.losses(None, now()).refusal, "413");
+        assert_eq!(lines(queue.batch(now())), ["2"]);
+        queue.on_stored();
+        assert_eq!(lines(queue.batch(now())), ["3"]);
+        queue.on_stored();
+        assert_eq!(queue.totals(), (2, 0, BTreeMap::from([(Reason::Refused, 1)])));
+    }
+
+    #[test]
+    fn what_is_on_its_way_at_the_end_is_lost_too() {
+        let mut queue = Queue::new(limits(10));
+        queue.push(entry("1", None));
+        queue.batch(now());
+        queue.push(entry("2", None));
+        assert_eq!(queue.lose_rest(), 2);
+        queue.on_stored();
+        assert_eq!(queue.totals(), (0, 0, BTreeMap::from([(Reason::Ended, 2)])));
     }
 }
