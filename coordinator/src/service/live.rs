@@ -196,6 +196,7 @@ impl Live {
             overlay_secret: self.outline.network.encrypt.then(|| self.overlay_secret.clone()),
             options: self.outline.options.clone(),
             limits: self.outline.limits,
+            source: self.request.source_info.clone(),
             trace: telemetry::context_of(&self.span),
         };
         Some(DesiredShare { assignment, want })
