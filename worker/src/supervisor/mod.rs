@@ -42,7 +42,7 @@ mod fate;
 mod hear;
 mod known;
 mod links;
-mod load;
+pub(crate) mod load;
 mod member;
 mod nats;
 mod outside;
@@ -104,7 +104,9 @@ pub(crate) async fn supervise(
         }
         Supervisor::new(host, epoch, assignment, runtime, directive, None).run().await;
     };
+    let (shipper, run) = (host.parts.shipper.clone(), assignment.run.clone());
     life.instrument(span).await;
+    shipper.close(&run);
 }
 
 fn no_runtime(assignment: &Assignment) -> ShareEvent {
