@@ -1,13 +1,17 @@
 //! `serve`: a coordinator for a cluster. `up`: a whole stack on this machine.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
+use groundswell_common::metrics::scrape::Exposed;
+use groundswell_common::metrics::{Limits, Shipping};
 use groundswell_common::timing::{Leadership, Lease};
 use groundswell_coordinator::config::ServeFile;
 use groundswell_coordinator::ledger::{GenerationFile, LedgerError};
-use groundswell_coordinator::service::ServiceError;
+use groundswell_coordinator::service::{Gauges, ServiceError};
+use prometheus_client::registry::Registry;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +45,13 @@ pub(crate) async fn serve(session: &Session, args: Serve) -> Done {
     let name = args.name.unwrap_or_else(host_name);
     let objects = connect::open_objects(session, objects)?;
     objects.probe(&name).await.map_err(|err| Trouble::from_error(Exit::Infra, &err))?;
+    let metrics = file.metrics.clone().resolve();
+    let metrics = metrics.map_err(|err| Trouble::from_error(Exit::Usage, &err))?;
+    let shipping = Shipping::start(metrics.as_ref(), Limits::default())
+        .map_err(|err| Trouble::from_error(Exit::Usage, &err))?;
+    let gauges = Gauges::default();
+    let listen = args.metrics_listen.or(file.metrics_listen);
+    let _exposed = expose(listen, gauges.registry(shipping.shipper())).await?;
     let parts = parts::ServiceParts {
         bus: connect::connect_bus(session, nats).await?,
         objects,
@@ -57,13 +68,30 @@ pub(crate) async fn serve(session: &Session, args: Serve) -> Done {
         }),
         name,
         standby: Some(Leadership::DEFAULT.faster(args.lease_divisor)),
+        shipper: shipping.shipper(),
+        gauges,
     };
-    loop {
-        match term(session, parts.clone(), &mut interrupts).await? {
-            Term::Deposed => session.out.note("another coordinator has taken the lead"),
-            Term::Interrupted => return Ok(Exit::Passed),
+    let ended = loop {
+        match term(session, parts.clone(), &mut interrupts).await {
+            Ok(Term::Deposed) => session.out.note("another coordinator has taken the lead"),
+            Ok(Term::Interrupted) => break Ok(Exit::Passed),
+            Err(trouble) => break Err(trouble),
         }
-    }
+    };
+    shipping.stop().await;
+    ended
+}
+
+/// Lets Prometheus ask, where that is wanted.
+async fn expose(
+    address: Option<SocketAddr>,
+    registry: Registry,
+) -> Result<Option<Exposed>, Trouble> {
+    let Some(address) = address else { return Ok(None) };
+    Exposed::start(address, registry).await.map(Some).map_err(|err| {
+        let message = format!("failed to listen on `{address}` for metrics: {err}");
+        Trouble::new(Exit::Usage, message, "--metrics-listen ADDRESS:PORT wants a free one")
+    })
 }
 
 /// How one time as a candidate and as the leader ends.

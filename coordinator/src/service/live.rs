@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::effects::Placing;
+use super::shipping::Shipped;
 use crate::directory::Directory;
 use crate::events::EventLog;
 use crate::ledger::LedgerRun;
@@ -53,6 +54,8 @@ pub(super) struct Live {
     pub(super) store_again: bool,
     /// The final record is being stored or is stored: no earlier one may follow.
     pub(super) concluding: bool,
+    /// What of it is on its way to the store for metrics.
+    pub(super) shipped: Shipped,
 }
 
 impl Live {
@@ -86,6 +89,7 @@ impl Live {
             storing: false,
             store_again: false,
             concluding: false,
+            shipped: Shipped::default(),
         }
     }
 
