@@ -131,7 +131,7 @@ async fn a_busy_store_is_left_alone_for_as_long_as_it_wants() {
     let shipping = started(&store, limits());
     let shipper = shipping.shipper();
     let sent = push(&shipper, &run, 0..5);
-    until("it was asked", || store.asked().len() >= 2).await;
+    until("it is late", || shipper.losses(&run).late > 0).await;
     let losses = shipper.losses(&run);
     assert_eq!((losses.late, losses.why_late.as_str()), (5, "429 too many writes"));
     store.set(Mood::Good);
