@@ -26,7 +26,7 @@ write() {
 }
 now=$(date +%s)
 write "rtt,peer=a\\ b value=$n.25,count=${n}i,note=\"say \\\"hi\\\", all\" ${now}000000001
-rtt,peer=c value=-0.$n ${now}000000002
+rtt,peer=c value=-1.$n ${now}000000002
 dials total=1${n}i ${now}000000003"
 printf '{"ts":1,"type":"point","name":"time_to_find","measures":{"value":%s.5},"unit":"s"}\n' "$n" >> "$TEST_OUTPUTS_PATH/results.out"
 echo "$OUTCOME"
