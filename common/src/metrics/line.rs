@@ -92,7 +92,7 @@ fn split_series(text: &str) -> Option<(&str, &str)> {
 
 fn split_unescaped(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let mut before = ' ';
-    text.split(move |c| {
+    text.split(move |c: char| {
         let splits = c == separator && before != '\\';
         before = c;
         splits

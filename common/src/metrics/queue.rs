@@ -106,8 +106,8 @@ impl Queue {
         }
     }
 
-    /// Puts a line in; the oldest go until there is room. Says whether there is enough for a batch.
-    pub(super) fn push(&mut self, entry: Entry) -> bool {
+    /// Puts a line in; the oldest go until there is room.
+    pub(super) fn push(&mut self, entry: Entry) {
         self.bytes += entry.line.len();
         self.waiting += 1;
         self.accounts.entry(entry.run.clone()).or_default().waiting += 1;
@@ -117,7 +117,6 @@ impl Queue {
             self.bytes -= oldest.line.len();
             self.lose(&[oldest], Reason::Overflow, "");
         }
-        self.is_full_batch()
     }
 
     pub(super) fn is_empty(&self) -> bool {

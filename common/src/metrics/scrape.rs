@@ -79,7 +79,7 @@ async fn serve(listener: TcpListener, registry: Registry, end: CancellationToken
                     connections.spawn(async move {
                         let answer = service_fn(|request| {
                             let answer = answer(&request, &registry);
-                            async { Ok::<_, Infallible>(answer) }
+                            async move { Ok::<_, Infallible>(answer) }
                         });
                         // Whoever goes away in the middle gets nothing.
                         let _ = hyper::server::conn::http1::Builder::new()

@@ -68,7 +68,7 @@ impl Courier<'_> {
 
     /// Waits until something is to be sent, or this process ends.
     async fn gather(&self) {
-        let mut until = None;
+        let mut gathered = None;
         loop {
             let (empty, due) = {
                 let queue = self.shared.queue();
@@ -79,9 +79,10 @@ impl Courier<'_> {
             }
             // A quarter of an hour is as good as never.
             let far = Instant::now() + Duration::from_secs(900);
-            let until = match empty {
-                true => far,
-                false => *until.get_or_insert_with(|| Instant::now() + self.limits.gather),
+            let until = if empty {
+                far
+            } else {
+                *gathered.get_or_insert_with(|| Instant::now() + self.limits.gather)
             };
             tokio::select! {
                 () = self.shared.wake.notified() => {}

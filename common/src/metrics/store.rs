@@ -102,7 +102,7 @@ struct Plain {
     client: reqwest::Client,
     base: Url,
     write: Url,
-    authorization: Option<String>,
+    token: Option<StoreToken>,
 }
 
 impl Plain {
@@ -119,8 +119,7 @@ impl Plain {
         let parameters =
             [("org", config.org.as_str()), ("bucket", &config.bucket), ("precision", "ns")];
         write.query_pairs_mut().extend_pairs(parameters);
-        let authorization = config.token.as_ref().map(|token| format!("Token {}", token.secret()));
-        Ok(Self { client, base, write, authorization })
+        Ok(Self { client, base, write, token: config.token.clone() })
     }
 
     /// How long the store wants to be left alone.
@@ -132,8 +131,8 @@ impl Plain {
 
     async fn write_nothing(&self) -> Result<reqwest::Response, reqwest::Error> {
         let mut request = self.client.post(self.write.clone()).body("");
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Token {}", token.secret()));
         }
         request.send().await
     }
