@@ -72,6 +72,7 @@ async fn what_is_given_arrives_packed_in_order_and_once() {
     assert_eq!(store.lines(), sent);
     let asked = store.asked();
     assert!(asked.iter().all(|asked| asked.zipped && asked.lines <= 100 && asked.status == 204));
+    assert!(asked.iter().all(|asked| asked.path == "/api/v2/write"));
     let totals = shipper.totals();
     assert_eq!((totals.sent, totals.waiting), (251, 0));
     assert_eq!(totals.lost, BTreeMap::from([(Reason::Malformed, 1)]));

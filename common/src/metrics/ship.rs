@@ -97,35 +97,37 @@ impl Courier<'_> {
         let mut backoff = self.limits.first_wait;
         loop {
             let answer = self.store.write(batch).await;
-            let mut queue = self.shared.queue();
-            let (why, wait) = match answer {
-                Answer::Stored => {
-                    queue.on_stored();
-                    break;
-                }
-                Answer::TooLarge(said) => {
-                    queue.on_too_large(&said);
-                    break;
-                }
-                Answer::Refused(said) => {
-                    queue.on_refused(&said);
-                    drop(queue);
-                    self.tell_refusal(said, batch.len());
-                    break;
-                }
-                Answer::Later { why, wait } => (why, wait),
-            };
-            queue.on_later(&why);
-            drop(queue);
-            if std::mem::take(&mut self.calm) {
-                warn!(error = why, "the store takes no metrics, trying again");
-            }
+            let Some(wait) = self.settle(answer, batch.len()) else { break };
             self.pause(wait.unwrap_or(backoff).min(self.limits.longest_wait)).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
         if !std::mem::replace(&mut self.calm, true) {
             info!("the store answers again");
         }
+    }
+
+    /// Books what came of a batch. When it is to be tried again, says after which time the store wants that.
+    fn settle(&mut self, answer: Answer, lines: usize) -> Option<Option<Duration>> {
+        let mut queue = self.shared.queue();
+        match answer {
+            Answer::Stored => queue.on_stored(),
+            Answer::TooLarge(said) => queue.on_too_large(&said),
+            Answer::Refused(said) => {
+                queue.on_refused(&said);
+                // Each refusal is told once.
+                if self.told.len() < REFUSALS_TOLD && self.told.insert(said.clone()) {
+                    warn!(error = said, lost = lines, "the store refuses metrics");
+                }
+            }
+            Answer::Later { why, wait } => {
+                queue.on_later(&why);
+                if std::mem::take(&mut self.calm) {
+                    warn!(error = why, "the store takes no metrics, trying again");
+                }
+                return Some(wait);
+            }
+        }
+        None
     }
 
     async fn pause(&self, length: Duration) {
@@ -135,13 +137,6 @@ impl Courier<'_> {
         tokio::select! {
             () = self.end.cancelled() => {}
             () = sleep(length) => {}
-        }
-    }
-
-    /// Each refusal is told once.
-    fn tell_refusal(&mut self, said: String, lost: usize) {
-        if self.told.len() < REFUSALS_TOLD && self.told.insert(said.clone()) {
-            warn!(error = said, lost, "the store refuses metrics");
         }
     }
 }
