@@ -197,6 +197,9 @@ impl Queue {
 
     /// Lines that were waiting are gone.
     fn lose(&mut self, entries: &[Entry], reason: Reason, refusal: &str) {
+        if entries.is_empty() {
+            return;
+        }
         *self.lost.entry(reason).or_default() += entries.len() as u64;
         for entry in entries {
             self.settle(&entry.run, |account| {
