@@ -110,7 +110,9 @@ impl Queue {
     pub(super) fn push(&mut self, entry: Entry) {
         self.bytes += entry.line.len();
         self.waiting += 1;
-        self.accounts.entry(entry.run.clone()).or_default().waiting += 1;
+        let account = self.accounts.entry(entry.run.clone()).or_default();
+        account.waiting += 1;
+        account.closed = false;
         self.entries.push_back(entry);
         while self.entries.len() > self.limits.lines || self.bytes > self.limits.bytes {
             let Some(oldest) = self.entries.pop_front() else { break };

@@ -86,6 +86,7 @@ pub(crate) async fn supervise(
         case = assignment.case,
     );
     groundswell_common::telemetry::set_parent(&span, &assignment.trace);
+    let (shipper, run) = (host.parts.shipper.clone(), assignment.run.clone());
     let life = async {
         let found = host.parts.runtimes.iter().find(|one| one.kind() == assignment.runtime);
         let Some(runtime) = found.cloned() else {
@@ -104,7 +105,6 @@ pub(crate) async fn supervise(
         }
         Supervisor::new(host, epoch, assignment, runtime, directive, None).run().await;
     };
-    let (shipper, run) = (host.parts.shipper.clone(), assignment.run.clone());
     life.instrument(span).await;
     shipper.close(&run);
 }
