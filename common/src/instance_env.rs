@@ -132,6 +132,7 @@ mod tests {
                 ..RunOptions::default()
             },
             limits: Limits::default(),
+            source: Default::default(),
             trace: BTreeMap::new(),
         }
     }

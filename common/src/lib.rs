@@ -42,6 +42,7 @@ pub mod bus;
 pub mod card;
 pub mod chain;
 pub mod nats_server;
+pub mod metrics;
 pub mod objects;
 pub mod on_lost;
 pub mod outputs;

@@ -17,6 +17,7 @@ use crate::nat::NatPlan;
 use crate::network::{NetworkPlan, OverlaySecret};
 use crate::outcome::InstanceEnd;
 use crate::quotas::Quotas;
+use crate::run::SourceInfo;
 use crate::timing::Lease;
 
 /// How instances are run on a worker.
@@ -226,6 +227,9 @@ pub struct Assignment {
     pub options: RunOptions,
     /// Time limits.
     pub limits: Limits,
+    /// Where the software under test comes from: it is among the tags of metrics.
+    #[serde(default)]
+    pub source: SourceInfo,
     /// W3C trace context of the run's span, `traceparent` and `tracestate`.
     #[serde(default)]
     pub trace: BTreeMap<String, String>,

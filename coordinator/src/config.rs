@@ -3,10 +3,12 @@
 //! Every field may be left out. Durations and sizes are texts with a unit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use groundswell_common::composition::quantity;
+use groundswell_common::metrics::MetricsSection;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -42,6 +44,8 @@ pub enum ConfigError {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServeFile {
+    /// Where the coordinator's own metrics can be asked for, `address:port`. Absent is nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// How runs wait.
     pub queue: QueueSection,
     /// What workers give out.
@@ -50,6 +54,8 @@ pub struct ServeFile {
     pub access: AccessSection,
     /// How images are built.
     pub builds: BuildsSection,
+    /// Where metrics go.
+    pub metrics: MetricsSection,
     /// Teams, by name.
     pub team: BTreeMap<String, TeamSection>,
     /// Every team without a table of its own.
@@ -215,6 +221,8 @@ mod tests {
         assert_eq!(policy.half_life, Duration::from_secs(3_600));
         assert_eq!(file.overcommit(), Overcommit { cpu: 4, memory: 1 });
         assert_eq!(file.parallel_builds(), 2);
+        assert_eq!(file.metrics_listen, Some(([127, 0, 0, 1], 9465).into()));
+        assert_eq!(file.metrics.bucket.as_deref(), Some("groundswell"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! run, placement, queue, workers, directory   decide; pure, time is an argument
 //! build                                from a plan's source to an image in the object store
 //! parts                                what a run needs before it can be placed, and its sync log
+//! points                               what of a run goes to the store for metrics; pure
 //! ledger, assignments, record          one thin shell per place where something is kept
 //! baselines, datasets                  what people keep in the object store by name
 //! failpoint                            where a test may end the process
@@ -22,6 +23,7 @@ pub mod http;
 pub mod ledger;
 pub mod parts;
 pub mod placement;
+pub mod points;
 pub mod queue;
 pub mod record;
 pub mod replay;

@@ -18,10 +18,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use groundswell_common::bus::{Bus, BusConfig, BusError};
+use groundswell_common::metrics::{
+    Limits, MetricsConfig, MetricsError, MetricsSection, Shipper, Shipping,
+};
 use groundswell_common::nats_server::{self, NatsServer, NatsServerError};
 use groundswell_common::objects::{Objects, ObjectsConfig, ObjectsError, digest};
 use groundswell_common::timing::Lease;
 use groundswell_coordinator::queue::Policy;
+use groundswell_coordinator::service::Gauges;
 use groundswell_coordinator::workers::Overcommit;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -78,6 +82,9 @@ pub(crate) enum LocalError {
     /// Its object store.
     #[error(transparent)]
     Objects(#[from] ObjectsError),
+    /// Where metrics are to go.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// Its service.
     #[error("failed to start the coordinator's service: {0:#}")]
     Service(anyhow::Error),
@@ -124,6 +131,7 @@ pub(crate) struct Stack {
     workers: Vec<Child>,
     tasks: JoinSet<anyhow::Result<()>>,
     service: JoinSet<anyhow::Result<()>>,
+    shipping: Shipping,
     drain: CancellationToken,
     shutdown: CancellationToken,
     nats: NatsServer,
@@ -136,6 +144,8 @@ pub(crate) async fn start(options: &LocalOptions) -> Result<Stack, LocalError> {
     if !cfg!(feature = "local") {
         return Err(LocalError::NoWorker);
     }
+    // The environment says it all: a stack has no configuration file.
+    let metrics = MetricsSection::default().resolve()?;
     nats_server::find().await?;
     let dir = StackDir::take(&options.home)?;
     let nats = NatsServer::start(&dir.path.join("nats")).await?;
@@ -149,7 +159,9 @@ pub(crate) async fn start(options: &LocalOptions) -> Result<Stack, LocalError> {
         region: std::env::var("AWS_REGION").ok(),
     })?;
     let (drain, shutdown) = (CancellationToken::new(), CancellationToken::new());
-    let service = start_service(&options.home, &bus, &objects, &shutdown).await?;
+    let shipping = Shipping::start(metrics.as_ref(), Limits::default())?;
+    let shipper = shipping.shipper();
+    let service = start_service(&options.home, &bus, &objects, (shipper, &shutdown)).await?;
     let mut stack = Stack {
         bus,
         objects,
@@ -157,12 +169,13 @@ pub(crate) async fn start(options: &LocalOptions) -> Result<Stack, LocalError> {
         workers: Vec::new(),
         tasks: JoinSet::new(),
         service,
+        shipping,
         drain,
         shutdown,
         nats,
         dir,
     };
-    stack.start_workers(options)?;
+    stack.start_workers(options, metrics)?;
     let endpoint = Endpoint {
         url: stack.url.clone(),
         objects: objects_url,
@@ -177,7 +190,7 @@ async fn start_service(
     home: &Path,
     bus: &Bus,
     objects: &Objects,
-    shutdown: &CancellationToken,
+    (shipper, shutdown): (Shipper, &CancellationToken),
 ) -> Result<JoinSet<anyhow::Result<()>>, LocalError> {
     let parts = parts::ServiceParts {
         bus: bus.clone(),
@@ -190,6 +203,8 @@ async fn start_service(
         parallel_builds: groundswell_coordinator::build::PARALLEL,
         first_token: None,
         generation: None,
+        shipper,
+        gauges: Gauges::default(),
         name: format!("local-{}", std::process::id()),
         standby: None,
     };
@@ -201,12 +216,17 @@ async fn start_service(
 
 impl Stack {
     #[cfg(feature = "local")]
-    fn start_workers(&mut self, options: &LocalOptions) -> Result<(), LocalError> {
+    fn start_workers(
+        &mut self,
+        options: &LocalOptions,
+        metrics: Option<MetricsConfig>,
+    ) -> Result<(), LocalError> {
         let worker = parts::WorkerParts {
             url: self.url.clone(),
             objects: self.objects.config().clone(),
             name: self.dir.worker_name(1),
             state_dir: self.dir.path.join("worker-1"),
+            metrics,
         };
         self.tasks.spawn(parts::run_worker(worker, self.drain.clone()));
         for number in 2..=options.workers {
@@ -218,7 +238,11 @@ impl Stack {
     }
 
     #[cfg(not(feature = "local"))]
-    fn start_workers(&mut self, _: &LocalOptions) -> Result<(), LocalError> {
+    fn start_workers(
+        &mut self,
+        _: &LocalOptions,
+        _: Option<MetricsConfig>,
+    ) -> Result<(), LocalError> {
         Err(LocalError::NoWorker)
     }
 
@@ -274,6 +298,7 @@ impl Stack {
         if timeout(Duration::from_secs(10), join_all(&mut self.service)).await.is_err() {
             warn!("the coordinator's service did not end in time");
         }
+        self.shipping.stop().await;
         if let Err(err) = self.nats.stop().await {
             warn!(error = %err, "nats-server did not end in good order");
         }

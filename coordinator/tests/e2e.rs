@@ -21,6 +21,8 @@ mod datasets;
 mod egress;
 #[path = "e2e/endings.rs"]
 mod endings;
+#[path = "../../common/tests/fake_store/mod.rs"]
+mod fake_store;
 #[path = "e2e/harness.rs"]
 mod harness;
 #[path = "e2e/hostile.rs"]
@@ -41,6 +43,8 @@ mod kpis;
 mod leftovers;
 #[path = "e2e/links.rs"]
 mod links;
+#[path = "e2e/metrics.rs"]
+mod metrics;
 #[path = "e2e/narrative.rs"]
 mod narrative;
 #[path = "e2e/nat.rs"]

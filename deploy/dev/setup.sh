@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs what is missing on a Debian machine and says what it installs.
 #
-#   setup.sh demo    what `make demo` needs: nats-server, a C compiler
-#   setup.sh test    what the tests need too: Docker engine, Node.js, Go, iproute2, nftables, busybox, and a kernel
-#                    with netem, qemu and virtme-ng to run it in
+#   setup.sh demo    what `make demo` needs: nats-server, a C compiler, the headers of OpenSSL
+#   setup.sh test    what the tests need too: Docker engine, Node.js, Go, iproute2, nftables, busybox,
+#                    victoria-metrics, and a kernel with netem, qemu and virtme-ng to run it in
 #   setup.sh chaos   what the tests need, and faketime for a clock that is wrong
 #   setup.sh bench   what the benchmarks compare with: redis-server, crun
 #
@@ -64,6 +64,19 @@ unpack_old_nats_server() {
   rm -rf "$dir"
 }
 
+# A store with InfluxDB's write interface, of which the tests start one of their own: nothing is installed.
+unpack_victoria_metrics() {
+  [ -x .cache/victoria/usr/bin/victoria-metrics ] && return 0
+  say "unpacking Debian's victoria-metrics into .cache/victoria, for the test that reads metrics back"
+  local dir
+  dir=$(mktemp -d)
+  chmod 755 "$dir"
+  (cd "$dir" && { apt-get download -qq victoria-metrics || { apt-get update -qq && apt-get download -qq victoria-metrics; }; } 2>/dev/null)
+  mkdir -p .cache/victoria
+  dpkg -x "$dir"/victoria-metrics_*.deb .cache/victoria
+  rm -rf "$dir"
+}
+
 # virtme-ng boots a kernel of this machine under emulation, with the files of this machine.
 install_virtme() {
   if [ -x .cache/virtme/bin/vng ] || command -v vng >/dev/null 2>&1; then return 0; fi
@@ -76,6 +89,9 @@ what=${1:-demo}
 need cc gcc
 need cargo cargo
 need git git
+# The client of the store for metrics speaks TLS by the system's library.
+need pkg-config pkg-config
+[ -e /usr/include/openssl/ssl.h ] || packages+=(libssl-dev)
 [ -e /usr/lib/x86_64-linux-gnu/libc.a ] || [ -e /usr/lib/aarch64-linux-gnu/libc.a ] || packages+=(libc6-dev)
 case $what in
   demo) ;;
@@ -109,5 +125,6 @@ install_packages
 install_nats_server
 if [ "$what" = test ]; then
   unpack_old_nats_server
+  unpack_victoria_metrics
   install_virtme
 fi

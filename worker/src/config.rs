@@ -8,6 +8,7 @@ use groundswell_common::bus::{Access, BusConfig};
 use groundswell_common::composition::quantity;
 use groundswell_common::ids::{InvalidId, WorkerId};
 use groundswell_common::messages::RuntimeKind;
+use groundswell_common::metrics::{MetricsConfig, MetricsError, MetricsSection};
 use groundswell_common::objects::ObjectsConfig;
 use groundswell_common::permissions;
 use serde::Deserialize;
@@ -42,6 +43,10 @@ pub struct WorkerConfig {
     pub upkeep: Upkeep,
     /// Whether instances go on for the rest of the lease when this process is killed, for its next life to adopt.
     pub adopt: bool,
+    /// Where metrics go; absent is nowhere.
+    pub metrics: Option<MetricsConfig>,
+    /// Where the worker's own metrics can be asked for; absent is nowhere.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Why there is no configuration.
@@ -116,6 +121,9 @@ pub enum ConfigError {
     /// A size is not one.
     #[error("`{0}` is not a size: write 20Gi or 500M")]
     Size(String),
+    /// The store for metrics cannot be used.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
 }
 
 /// The form of the configuration file. Every field may be left out.
@@ -136,6 +144,8 @@ pub struct WorkerFile {
     pub labels: BTreeMap<String, String>,
     /// Where its switch takes packets of other workers, `address` or `address:port`.
     pub overlay_address: Option<String>,
+    /// Where the worker's own metrics can be asked for, `address:port`. Absent is nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// How to reach NATS.
     pub nats: NatsSection,
     /// The object store.
@@ -146,6 +156,8 @@ pub struct WorkerFile {
     pub images: ImagesSection,
     /// What is kept of datasets.
     pub datasets: DatasetsSection,
+    /// Where metrics go.
+    pub metrics: MetricsSection,
 }
 
 /// When a disk counts as full: how much of it is in use, in per cent.
@@ -281,6 +293,10 @@ pub struct RunFlags {
     /// address that reaches NATS and any free port.
     #[arg(long, env = "GROUNDSWELL_OVERLAY_ADDRESS", value_name = "ADDRESS")]
     pub overlay_address: Option<String>,
+    /// Where the worker's own metrics can be asked for in Prometheus's text format: address:port. Without it,
+    /// nowhere.
+    #[arg(long, env = "GROUNDSWELL_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Directory for images and for outputs on their way.
     #[arg(long, env = "GROUNDSWELL_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -383,6 +399,8 @@ impl WorkerConfig {
             overlay_address: flags.overlay_address.clone().or(file.overlay_address),
             spawner: None,
             adopt: !flags.no_adoption,
+            metrics: file.metrics.resolve()?,
+            metrics_listen: flags.metrics_listen.or(file.metrics_listen),
             id,
         })
     }
@@ -407,13 +425,15 @@ mod tests {
     #[test]
     fn the_example_file_is_a_whole_configuration() {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/worker.toml");
-        let file = WorkerFile::read(&example).expect("the example parses");
+        let mut file = WorkerFile::read(&example).expect("the example parses");
+        assert!(file.metrics.token_file.take().is_some(), "the file itself is the reader's");
         let config = WorkerConfig::merge(&RunFlags::default(), file).expect("it is whole");
         assert_eq!(config.id.as_str(), "rack1-host3");
         assert_eq!(config.runtimes, [RuntimeKind::Netns, RuntimeKind::Docker]);
         assert_eq!(config.labels["zone"], "a");
         assert_eq!(config.objects.endpoint.as_deref(), Some("http://minio.internal:9000"));
         assert_eq!(config.upkeep, Upkeep::default(), "the example shows the usual values");
+        assert_eq!(config.metrics_listen, Some(([127, 0, 0, 1], 9464).into()));
     }
 
     #[test]

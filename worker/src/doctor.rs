@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use groundswell_common::bus::Bus;
 use groundswell_common::chain::Chain;
 use groundswell_common::messages::RuntimeKind;
+use groundswell_common::metrics;
 use groundswell_common::objects::Objects;
 
 use crate::agent::slots;
@@ -87,6 +88,7 @@ pub async fn examine(config: &WorkerConfig) -> anyhow::Result<Vec<Finding>> {
         Ok(()) => good(format!("the object store `{}` takes and gives", config.objects.url)),
         Err(err) => bad(Chain(&err).to_string()),
     });
+    findings.extend(metrics(config).await);
     let mib = crate::agent::memory_bytes() >> 20;
     findings.push(good(format!("{mib} MiB of memory")));
     drop(state);
@@ -128,6 +130,15 @@ async fn nats(parts: &Parts) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// Whether the store for metrics takes any. Runs go on without it.
+async fn metrics(config: &WorkerConfig) -> Option<Finding> {
+    let store = config.metrics.as_ref()?;
+    Some(match metrics::check(store).await {
+        Ok(()) => good(format!("the store for metrics at {} takes some", store.url)),
+        Err(err) => bad(Chain(&err).to_string()),
+    })
 }
 
 /// The findings as text for people.

@@ -1,9 +1,10 @@
 //! The write endpoint of InfluxDB 1.x that SDKs expect on 127.0.0.1:8086 inside an instance.
 //!
 //! [`serve`] accepts on a listener inside an instance's namespace and hands lines to a [`MetricsSink`]
-//! through a bounded channel, without waiting: the Rust SDK does nothing else while its write runs. One
-//! task, made with the sink, appends to the file `metrics.lp` up to a number of bytes. What does not fit
-//! into the channel or the file is counted, and never in the way of the run.
+//! without waiting: the Rust SDK does nothing else while its write runs. The sink gives them to the worker's
+//! [`Shipper`], and through a bounded channel to one task, made with the sink, which appends to the file
+//! `metrics.lp` up to a number of bytes. What does not fit into the channel or the file is counted, and never in
+//! the way of the run. A line that is malformed goes nowhere; those beside it do.
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
@@ -13,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use groundswell_common::ids::RunId;
+use groundswell_common::metrics::Shipper;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -40,17 +43,19 @@ const WAITING_BYTES: u64 = 16 << 20;
 /// How long a client may take to send a request's head.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
-/// Takes lines for a file. Clones share it.
+/// Takes lines for a file, and for a store. Clones share both.
 #[derive(Debug, Clone)]
 pub struct MetricsSink {
     writes: mpsc::Sender<String>,
     counts: Arc<Counts>,
+    store: Option<(Shipper, RunId)>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     accepted: AtomicU64,
     dropped: AtomicU64,
+    malformed: AtomicU64,
     /// Bytes that wait for the file.
     waiting: AtomicU64,
 }
@@ -62,6 +67,8 @@ pub struct LineCounts {
     pub accepted: u64,
     /// Lines that did not fit or could not be written.
     pub dropped: u64,
+    /// Lines that are none.
+    pub malformed: u64,
 }
 
 impl MetricsSink {
@@ -71,7 +78,13 @@ impl MetricsSink {
         let (writes, inbox) = mpsc::channel(WRITES);
         let counts = Arc::new(Counts::default());
         let task = append(file, largest, inbox, Arc::clone(&counts));
-        (Self { writes, counts }, task)
+        (Self { writes, counts, store: None }, task)
+    }
+
+    /// The same, that gives each line to `shipper` too, on the account of `run`.
+    #[must_use]
+    pub fn shipping(self, shipper: Shipper, run: RunId) -> Self {
+        Self { store: Some((shipper, run)), ..self }
     }
 
     /// How many lines it has seen.
@@ -80,11 +93,23 @@ impl MetricsSink {
         LineCounts {
             accepted: self.counts.accepted.load(Ordering::Relaxed),
             dropped: self.counts.dropped.load(Ordering::Relaxed),
+            malformed: self.counts.malformed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts lines that are none.
+    fn refuse(&self, malformed: u64) {
+        self.counts.malformed.fetch_add(malformed, Ordering::Relaxed);
+        if let Some((shipper, run)) = &self.store {
+            shipper.malformed(Some(run), malformed);
         }
     }
 
     /// Takes `lines`, each with its newline, or counts them as dropped.
     fn take(&self, lines: String) {
+        if let Some((shipper, run)) = &self.store {
+            lines.lines().for_each(|line| shipper.line(run, line));
+        }
         let (count, bytes) = (line_count(&lines), lines.len() as u64);
         let waiting = self.counts.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
         // Counted first, so that the writer never takes back what is not there yet.
@@ -221,18 +246,28 @@ async fn write(
         .to_bytes();
     let text = str::from_utf8(&body).map_err(|err| bad(err.to_string()))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-    let mut lines = String::new();
+    let now_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+    let (mut lines, mut malformed, mut first) = (String::new(), 0, None);
     let points =
         text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     for point in points {
-        let attributed = attribute(point, identity, precision, now_ns)
-            .ok_or_else(|| bad(format!("unable to parse '{point}'")))?;
-        lines.push_str(&attributed);
-        lines.push('\n');
+        match attribute(point, identity, precision, now_ns) {
+            Ok(attributed) => {
+                lines.push_str(&attributed);
+                lines.push('\n');
+            }
+            Err(why) => {
+                malformed += 1;
+                first.get_or_insert_with(|| format!("unable to parse '{point}': {why}"));
+            }
+        }
     }
-    sink.take(lines);
-    Ok(())
+    if !lines.is_empty() {
+        sink.take(lines);
+    }
+    sink.refuse(malformed);
+    // As InfluxDB has it: the good lines of a write are taken although it is answered with an error.
+    first.map_or(Ok(()), |why| Err(bad(why)))
 }
 
 fn precision(query: &str) -> Result<Precision, String> {
@@ -311,8 +346,11 @@ mod tests {
             let ended = async { while tasks.join_next().await.is_some() {} };
             tokio::time::timeout(LIMIT, ended).await.expect("all tasks end");
             let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-            let counts =
-                LineCounts { accepted: read(&counts.accepted), dropped: read(&counts.dropped) };
+            let counts = LineCounts {
+                accepted: read(&counts.accepted),
+                dropped: read(&counts.dropped),
+                malformed: read(&counts.malformed),
+            };
             (std::fs::read_to_string(file).expect("a file"), counts)
         }
     }
@@ -328,7 +366,7 @@ mod tests {
             text,
             "rtt,group=all value=1,instance=3i 5000000\nrtt,peer=b,group=all value=2,instance=3i 6000000\n"
         );
-        assert_eq!(counts, LineCounts { accepted: 2, dropped: 0 });
+        assert_eq!(counts, LineCounts { accepted: 2, dropped: 0, malformed: 0 });
     }
 
     #[tokio::test]
@@ -359,6 +397,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_malformed_line_is_counted_and_those_beside_it_are_taken() {
+        let endpoint = endpoint(1 << 20);
+        let body = "good value=1 5\nbad value=NaN\nworse\nalso\\ good value=2 6";
+        let answer = endpoint.ask("POST /write", body).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(answer.contains("unable to parse 'bad value=NaN': invalid value"), "{answer}");
+        let (text, counts) = endpoint.end().await;
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert_eq!(counts, LineCounts { accepted: 2, dropped: 0, malformed: 2 });
+    }
+
+    #[tokio::test]
     async fn a_full_file_drops_and_counts() {
         let endpoint = endpoint(60);
         for _ in 0..3 {
@@ -367,6 +417,6 @@ mod tests {
         }
         let (text, counts) = endpoint.end().await;
         assert_eq!(text, "rtt,group=all value=1,instance=3i 5\n");
-        assert_eq!(counts, LineCounts { accepted: 1, dropped: 2 });
+        assert_eq!(counts, LineCounts { accepted: 1, dropped: 2, malformed: 0 });
     }
 }

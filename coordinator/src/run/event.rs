@@ -148,6 +148,11 @@ pub enum Event {
         /// Without grace.
         kill: bool,
     },
+    /// There is something people should know before they trust it.
+    Warned {
+        /// What.
+        text: String,
+    },
     /// Something inside the coordinator keeps it from doing its part.
     Trouble {
         /// What.

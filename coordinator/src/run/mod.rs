@@ -256,6 +256,7 @@ impl Run {
             }
             Event::WorkerLost { worker, reason } => self.lost(&worker, &reason, out),
             Event::CancelRequested { reason, kill } => self.cancel(reason, kill, now, out),
+            Event::Warned { text } => self.warn(text, None, out),
             Event::Trouble { reason } => self.end_by(Cause::infra(reason), out),
             Event::DeadlinePassed => self.deadline_passed(now, out),
             Event::Recorded => self.facts.recorded |= self.phase == Phase::Concluding,

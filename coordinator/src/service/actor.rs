@@ -106,6 +106,7 @@ impl Actor {
         let Some(mut progress) = self.progress_lines.take() else { return };
         let deposed = self.ledger.deposed().clone();
         self.load_usage();
+        self.config.gauges.lead(self.ledger.term());
         let mut ticks = interval(STATUS_GAP);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -127,6 +128,7 @@ impl Actor {
 
     /// Waits for what is being stored, for a while; leaves the rest.
     async fn drain(mut self) {
+        self.config.gauges.resign();
         if self.ledger.deposed().is_cancelled() {
             warn!(runs = self.live.len(), "this coordinator does not lead any more");
             return;
@@ -407,12 +409,13 @@ impl Actor {
             Command::Note { kind, text, worker } => {
                 let event = live.event(kind, text, worker, unix_ms());
                 live.note(&event);
+                live.ship(&self.config.shipper, &event);
                 self.teller.event(run, &event);
             }
         }
     }
 
-    fn versions(&self, live: &Live) -> BTreeMap<String, String> {
+    pub(super) fn versions(&self, live: &Live) -> BTreeMap<String, String> {
         let workers = live.run.workers();
         let mut versions: BTreeMap<String, String> = self
             .workers
@@ -453,6 +456,7 @@ impl Actor {
 
     /// Stores events and the last record, after any earlier record.
     fn conclude(&mut self, run: &RunId) {
+        self.ship_end(run);
         let Some(live) = self.live.get(run) else { return };
         let record = live.record(live.run.concluded(unix_ms()), self.versions(live));
         let Some(live) = self.live.get_mut(run) else { return };
@@ -475,6 +479,8 @@ impl Actor {
         let Some(live) = self.live.remove(run) else { return };
         let status = live.run.status();
         self.teller.status(&status);
+        self.config.shipper.close(run);
+        self.config.gauges.over(&status);
         self.ledger.forget(run);
         failpoint("run_forgotten");
         self.past.insert(run.clone(), status);
@@ -523,6 +529,7 @@ impl Actor {
         }
         if now.duration_since(self.placed_at) >= QUEUE_WORD {
             self.place_queued();
+            self.count();
         }
         self.remember_running(now);
         self.record_replays(now);
@@ -560,6 +567,7 @@ impl Actor {
             // Workers count from the start time they were given, which is later than the submission.
             event.at_ms += live.start_offset_ms;
             live.note(&event);
+            live.ship(&self.config.shipper, &event);
         }
     }
 }

@@ -15,6 +15,7 @@ use tracing::Span;
 
 use super::effects::Placing;
 use super::recording::Replay;
+use super::shipping::Shipped;
 use crate::directory::Directory;
 use crate::events::EventLog;
 use crate::ledger::LedgerRun;
@@ -55,6 +56,8 @@ pub(super) struct Live {
     pub(super) store_again: bool,
     /// The final record is being stored or is stored: no earlier one may follow.
     pub(super) concluding: bool,
+    /// What of it is on its way to the store for metrics.
+    pub(super) shipped: Shipped,
 }
 
 impl Live {
@@ -89,6 +92,7 @@ impl Live {
             storing: false,
             store_again: false,
             concluding: false,
+            shipped: Shipped::default(),
         }
     }
 
@@ -200,6 +204,7 @@ impl Live {
             overlay_secret: self.outline.network.encrypt.then(|| self.overlay_secret.clone()),
             options: self.outline.options.clone(),
             limits: self.outline.limits,
+            source: self.request.source_info.clone(),
             trace: telemetry::context_of(&self.span),
         };
         Some(DesiredShare { assignment, want })

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! bus ──► inbox tasks ──► actor ──► effects (JoinSet): build, sync log, assignments, records, answers
-//!                           ▲ └───► teller: status and events, best effort, bounded
+//!                           ▲ ├───► teller: status and events, best effort, bounded
+//!                           │ └───► shipper: metrics, best effort, bounded
 //!                           └────── results of effects
 //! ```
 
@@ -15,19 +16,24 @@ mod addresses;
 mod calls;
 mod cordons;
 mod effects;
+mod gauges;
 mod hosts;
 mod keys;
 mod live;
 mod queueing;
 mod recording;
 mod recovery;
+mod shipping;
 mod teller;
+
+pub use gauges::Gauges;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use groundswell_common::bus::{self, Bus};
 use groundswell_common::chain::Chain;
+use groundswell_common::metrics::Shipper;
 use groundswell_common::network::DATA_RANGE;
 use groundswell_common::objects::Objects;
 use groundswell_common::subjects;
@@ -91,6 +97,10 @@ pub struct ServiceConfig {
     pub first_token: Option<PathBuf>,
     /// By what this coordinator notices that NATS has lost the control state; absent is not at all.
     pub generation: Option<GenerationFile>,
+    /// Takes what goes to the store for metrics.
+    pub shipper: Shipper,
+    /// Where this coordinator counts how it is doing.
+    pub gauges: Gauges,
     /// Where images and sync logs come from.
     pub parts: Parts,
 }
@@ -116,6 +126,8 @@ impl ServiceConfig {
             fail_fast: Some(FAIL_FAST_QUIET),
             first_token: None,
             generation: None,
+            shipper: Shipper::off(),
+            gauges: Gauges::default(),
             parts,
         }
     }

@@ -21,6 +21,8 @@ use groundswell_common::bus::Bus;
 use groundswell_common::chain::Chain;
 use groundswell_common::ids::{Attempt, Epoch, RunId};
 use groundswell_common::messages::{Assignment, DesiredShare, ReportItem, ShareEvent, Want};
+use groundswell_common::metrics::scrape::Exposed;
+use groundswell_common::metrics::{Limits, Shipping};
 use groundswell_common::objects::Objects;
 use groundswell_common::outcome::Outcome;
 use groundswell_common::timing::KILL_TIME;
@@ -41,6 +43,7 @@ use crate::keeper::{Keeper, KeeperError};
 use crate::parts::Parts;
 use crate::reap::{self, StateDir};
 use crate::report::{self, Reports};
+use crate::rig::{Rig, Watched};
 use crate::supervisor::{self, Directive, Host};
 
 mod addresses;
@@ -70,13 +73,16 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> anyhow::R
     // Before the parts: a runtime cleans up after the one before it.
     let state = StateDir::take(&config.state_dir)?;
     clean::sign(&config.state_dir, &config.id);
+    let shipping = Shipping::start(config.metrics.as_ref(), Limits::default())?;
     let parts = Parts::find_with(&config, keeper(&config).await).await?;
+    let parts = parts.shipping(shipping.shipper());
     ensure!(
         !parts.runtimes.is_empty(),
         "no runtime works on this host, so it cannot run instances: {}",
         parts.notes.join("; ")
     );
     let ended = run_with(config, parts, shutdown).await;
+    shipping.stop().await;
     drop(state);
     ended
 }
@@ -99,6 +105,8 @@ pub async fn run_with(
     let kept = reap::reap(&parts, &config.id, &config.state_dir).await;
 
     let registration = offer::registration(&config, &parts, kept.clone());
+    let rig = Rig::new(registration.slots);
+    let exposed = expose(&rig, &config, &parts).await?;
     let tasks = TaskTracker::new();
     let end = CancellationToken::new();
     let reports = Reports::default();
@@ -150,8 +158,12 @@ pub async fn run_with(
         netns_turns: Arc::new(Semaphore::new(NETNS_TURNS)),
         docker_turns: Arc::new(Semaphore::new(DOCKER_TURNS)),
         instances: AtomicU32::new(0),
+        rig: rig.clone(),
         counted: Notify::new(),
     });
+    if exposed.is_some() || host.parts.shipper.is_on() {
+        tasks.spawn(rig.watch(Arc::clone(&host), Watched::of(&line), end.clone()));
+    }
     let (contact, cordon) = (line.contact.clone(), line.cordon.clone());
     let keep = keep::start(&host, config.upkeep, contact, cordon, (&tasks, &end));
     let agent = Agent {
@@ -178,6 +190,18 @@ pub async fn run_with(
     ensure!(drained && ended, "the worker did not drain in time");
     info!("worker left");
     Ok(())
+}
+
+/// Lets Prometheus ask, where that is wanted.
+async fn expose(
+    rig: &Rig,
+    config: &WorkerConfig,
+    parts: &Parts,
+) -> anyhow::Result<Option<Exposed>> {
+    let Some(address) = config.metrics_listen else { return Ok(None) };
+    let registry = rig.registry(parts.shipper.clone());
+    let exposed = Exposed::start(address, registry).await;
+    exposed.map(Some).with_context(|| format!("failed to listen on `{address}` for metrics"))
 }
 
 /// The process with which instances live on when this one is killed. Without it they end with this one.

@@ -1,10 +1,16 @@
-//! Reads lines of InfluxDB's line protocol just far enough to say whose they are. Pure.
-//!
-//! `measurement,tag=value field=1,other="text" 1700000000000000000`
+//! Says whose the lines are that an instance writes, in InfluxDB's line protocol. Pure.
+
+use std::fmt::Write as _;
+
+use groundswell_common::metrics::line::{Malformed, parse};
+use groundswell_common::metrics::point::tag_value;
+
+/// The field with the instance's number.
+const INSTANCE: &str = "instance";
 
 /// How fine the timestamps of a write are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Precision(u64);
+pub struct Precision(i64);
 
 impl Precision {
     /// Nanoseconds, what holds when nothing is said.
@@ -28,65 +34,44 @@ impl Precision {
 /// Whose metrics lines are. The instance is a field: as a tag it would make a series of each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Tags every line gets unless it has them: `run`, `plan`, `case`, `group`.
+    /// Tags every line gets unless it has them: `run`, `plan`, `case`, `group`, `worker`, `branch`,
+    /// `commit`. An empty one is left out.
     pub tags: Vec<(String, String)>,
     /// The instance's number.
     pub instance: u32,
 }
 
 /// Writes `line` anew with its origin, and with a timestamp in nanoseconds: `now_ns` if it has none.
-/// `None` when it is not a line of the protocol.
-#[must_use]
+///
+/// # Errors
+/// When it is not a line of the protocol.
 pub fn attribute(
     line: &str,
     identity: &Identity,
     precision: Precision,
-    now_ns: u64,
-) -> Option<String> {
-    let (series, rest) = split(line)?;
-    let (fields, time) = split(rest.trim_start()).unwrap_or((rest.trim(), ""));
-    if series.is_empty() || series.starts_with(',') || !fields.contains('=') {
-        return None;
-    }
-    let time_ns = match time.trim() {
-        "" => i128::from(now_ns),
-        time => i128::from(time.parse::<i64>().ok()?) * i128::from(precision.0),
+    now_ns: i64,
+) -> Result<String, Malformed> {
+    let read = parse(line)?;
+    let at_ns = match read.at {
+        None => now_ns,
+        Some(at) => at.checked_mul(precision.0).ok_or(Malformed::Time)?,
     };
-    let mut text = series.to_owned();
+    let mut text = read.series_text.to_owned();
     for (name, value) in &identity.tags {
         // A tag that occurs twice makes a line invalid; an SDK's own `run` is as good.
-        if !series.contains(&format!(",{name}=")) && !value.is_empty() {
-            text.push_str(&format!(",{name}={}", escape(value)));
+        let has = read.tags.iter().any(|(known, _)| known == name);
+        let value = tag_value(value);
+        if !has && !value.is_empty() {
+            let _ = write!(text, ",{name}={value}");
         }
     }
-    Some(format!("{text} {fields},instance={}i {time_ns}", identity.instance))
-}
-
-/// Splits at the first space that is neither escaped nor quoted.
-fn split(text: &str) -> Option<(&str, &str)> {
-    let (mut escaped, mut quoted) = (false, false);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            // Quotes quote in field values only, that is behind a `=`.
-            b'"' if quoted || text[..at].ends_with('=') => quoted = !quoted,
-            b' ' if !quoted => return Some((&text[..at], &text[at + 1..])),
-            _ => {}
-        }
+    let _ = write!(text, " {}", read.fields_text);
+    let is_instance = |name: &String| name == INSTANCE;
+    if !read.fields.iter().map(|(name, _)| name).any(is_instance) {
+        let _ = write!(text, ",{INSTANCE}={}i", identity.instance);
     }
-    None
-}
-
-fn escape(value: &str) -> String {
-    let mut escaped = String::new();
-    for c in value.chars().filter(|c| !c.is_control()) {
-        if matches!(c, ' ' | ',' | '=') {
-            escaped.push('\\');
-        }
-        escaped.push(c);
-    }
-    escaped
+    let _ = write!(text, " {at_ns}");
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -98,7 +83,7 @@ mod tests {
             tags: vec![("run".into(), "r1".into()), ("group".into(), "a b".into())],
             instance: 7,
         };
-        attribute(line, &identity, Precision::parse(precision).expect("known"), 99)
+        attribute(line, &identity, Precision::parse(precision).expect("known"), 99).ok()
     }
 
     #[test]
@@ -115,6 +100,7 @@ mod tests {
                 "ns",
                 r#"a\ b,c=d,run=r1,group=a\ b e="x y \" z",f=2i,instance=7i 12"#,
             ),
+            ("rtt value=1,instance=3", "", "rtt,run=r1,group=a\\ b value=1,instance=3 99"),
         ] {
             assert_eq!(by_seven(line, precision).as_deref(), Some(expected));
         }
@@ -125,6 +111,8 @@ mod tests {
         for line in ["rtt", "rtt value", ",a=b c=1", "rtt value=1 noon", "SELECT 1"] {
             assert_eq!(by_seven(line, ""), None, "{line}");
         }
+        assert_eq!(by_seven("rtt value=1 9223372036854775807", "s"), None);
+        assert_eq!(by_seven("rtt value=NaN", ""), None);
         assert_eq!(Precision::parse("fortnight"), None);
     }
 }

@@ -13,6 +13,7 @@ use groundswell_common::chain::Chain;
 use groundswell_common::ids::InstanceId;
 use groundswell_common::instance_env::instance_env;
 use groundswell_common::messages::RuntimeKind;
+use groundswell_common::metrics::Shipper;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
@@ -83,10 +84,18 @@ impl Parts {
             kernel: Arc::new(Kernel::new()),
             servers: Arc::new(Servers::of(config)),
             sync: Arc::new(BusSync),
-            metrics: Arc::new(InfluxEndpoint),
+            metrics: Arc::new(InfluxEndpoint { shipper: Shipper::off() }),
+            shipper: Shipper::off(),
             keeper,
             env: instance_env,
         })
+    }
+
+    /// The same, with metrics going to a store.
+    #[must_use]
+    pub fn shipping(self, shipper: Shipper) -> Self {
+        let endpoint = InfluxEndpoint { shipper: shipper.clone() };
+        Self { metrics: Arc::new(endpoint), shipper, ..self }
     }
 }
 
@@ -179,8 +188,10 @@ impl ShareSync for RunSync {
     }
 }
 
-/// The Influx endpoint of an instance, kept in a file beside its logs.
-struct InfluxEndpoint;
+/// The Influx endpoint of an instance, kept in a file beside its logs and sent on.
+struct InfluxEndpoint {
+    shipper: Shipper,
+}
 
 impl Metrics for InfluxEndpoint {
     fn serve(
@@ -190,18 +201,22 @@ impl Metrics for InfluxEndpoint {
         end: CancellationToken,
         tasks: &TaskTracker,
     ) {
-        let labels = source.labels;
+        let (labels, from) = (source.labels, source.source);
         let tags = [
             ("run", labels.run.to_string()),
             ("plan", labels.plan),
             ("case", labels.case),
             ("group", labels.group),
+            ("worker", labels.worker.to_string()),
+            ("branch", from.branch),
+            ("commit", from.commit),
         ];
         let identity = Identity {
             tags: tags.map(|(name, value)| (name.to_owned(), value)).to_vec(),
             instance: labels.instance.0,
         };
         let (sink, written) = MetricsSink::new(source.file, METRICS_CAP);
+        let sink = sink.shipping(self.shipper.clone(), labels.run);
         tasks.spawn(async move {
             if let Err(err) = written.await {
                 debug!(error = %err, "metrics are not kept");

@@ -9,6 +9,8 @@ use async_trait::async_trait;
 use groundswell_common::bus::Bus;
 use groundswell_common::ids::InstanceId;
 use groundswell_common::messages::{Assignment, InstancePlace};
+use groundswell_common::metrics::Shipper;
+use groundswell_common::run::SourceInfo;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +43,8 @@ pub struct Parts {
     pub sync: Arc<dyn OpenSync>,
     /// Takes what instances write to the Influx endpoint.
     pub metrics: Arc<dyn Metrics>,
+    /// Where metrics go from here.
+    pub shipper: Shipper,
     /// What instances live on with when this process is killed; without it they end with it.
     pub keeper: Option<Keeper>,
     /// The environment of an instance.
@@ -101,6 +105,8 @@ pub trait Metrics: Send + Sync {
 pub struct MetricsSource {
     /// Whose.
     pub labels: InstanceLabels,
+    /// Where the software under test comes from.
+    pub source: SourceInfo,
     /// The file they are kept in, line protocol.
     pub file: PathBuf,
 }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::lookup_host;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::config::WorkerConfig;
 use crate::network::overlay::host_of;
@@ -19,11 +19,16 @@ use crate::network::overlay::host_of;
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How long the store for metrics is looked up: no run waits for it.
+const METRICS_PATIENCE: Duration = Duration::from_millis(200);
+
 /// The servers by name, and what is known of them.
 #[derive(Debug, Default)]
 pub struct Servers {
     /// Each with its port.
     names: Vec<String>,
+    /// The store for metrics, without which a run goes on all the same.
+    metrics: Option<String>,
     /// The addresses each one had when it was last looked up.
     known: Mutex<BTreeMap<String, BTreeSet<Ipv4Addr>>>,
 }
@@ -40,18 +45,19 @@ pub struct UnknownServer {
 }
 
 impl Servers {
-    /// NATS and the object store, as the configuration has them.
+    /// NATS, the object store and the store for metrics, as the configuration has them.
     #[must_use]
     pub fn of(config: &WorkerConfig) -> Self {
         let nats = config.bus.url.split(',').map(|url| host_of(url.trim(), 4222));
         let objects = config.objects.endpoint.iter().map(|url| host_of(url, 443));
-        Self::new(nats.chain(objects))
+        let metrics = config.metrics.as_ref().map(|store| host_of(&store.url, 8086));
+        Self { metrics, ..Self::new(nats.chain(objects)) }
     }
 
     /// These, each with a port.
     #[must_use]
     pub fn new(names: impl IntoIterator<Item = String>) -> Self {
-        Self { names: names.into_iter().collect(), known: Mutex::default() }
+        Self { names: names.into_iter().collect(), metrics: None, known: Mutex::default() }
     }
 
     /// Their addresses; for a name that cannot be looked up those that it had before.
@@ -67,6 +73,11 @@ impl Servers {
                 }
                 Err(_) => {}
             }
+        }
+        if let Some(name) = &self.metrics
+            && let Ok(Ok(found)) = timeout(METRICS_PATIENCE, addresses_of(name)).await
+        {
+            self.lock().insert(name.clone(), found);
         }
         Ok(self.lock().values().flatten().copied().collect())
     }
@@ -114,6 +125,8 @@ mod tests {
         let gone = Servers::new(["no-such-host.invalid:4222".to_owned()]);
         let said = gone.addresses().await.expect_err("unknown").to_string();
         assert!(said.contains("no-such-host.invalid"), "{said}");
+        let metrics = Servers { metrics: Some("no-such-host.invalid:8086".to_owned()), ..Servers::default() };
+        assert_eq!(metrics.addresses().await.expect("no run waits for it"), BTreeSet::new());
         gone.lock().insert("no-such-host.invalid:4222".to_owned(), local.clone());
         assert_eq!(gone.addresses().await.expect("known from before"), local);
     }

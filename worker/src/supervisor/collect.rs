@@ -28,6 +28,8 @@ pub(crate) async fn collect(context: Arc<Context>) -> Result<String, String> {
     let assignment = &context.assignment;
     let prefix = prefix(&assignment.run, assignment.attempt, &context.host.worker);
     end_servers(&context).await;
+    // While outputs are packed and stored there is time to find out whether the store takes it.
+    context.host.parts.shipper.flush();
     report_network(&context).await;
     tell_underlay(&context).await;
     let until = Instant::now() + COLLECT_TIMEOUT;
@@ -41,6 +43,7 @@ pub(crate) async fn collect(context: Arc<Context>) -> Result<String, String> {
         // The spool and its pack are two copies; the stored one is the third.
         let _ = std::fs::remove_file(file);
     }
+    tell_lost_metrics(&context).await;
     context.events.flush().await;
     store_events(&context, &format!("{prefix}/events.jsonl"), until).await?;
     let index = Index {
@@ -55,6 +58,14 @@ pub(crate) async fn collect(context: Arc<Context>) -> Result<String, String> {
     let content = serde_json::to_vec(&index).expect("an index is plain data");
     store(&context, &key, Content::Bytes(content.into()), until).await?;
     Ok(key)
+}
+
+/// Says how many of the instances' metrics have not got through. Nobody waits for those that still may.
+async fn tell_lost_metrics(context: &Context) {
+    let losses = context.host.parts.shipper.losses(&context.assignment.run);
+    if let Some(text) = losses.text(&format!(" on worker {}", context.host.worker)) {
+        context.tell(Note::Warning(text)).await;
+    }
 }
 
 /// Writes down what became of the packets between workers; people hear of it when some were not as configured.
@@ -82,6 +93,7 @@ async fn end_servers(context: &Context) {
 async fn report_network(context: &Context) {
     if let Some(mut report) = context.network().report(&context.assignment.run).await {
         report.probes = context.probes.report();
+        context.host.rig.take(&report);
         context.report(ShareEvent::Network { report });
     }
 }

@@ -31,6 +31,7 @@ use crate::images::Images;
 use crate::network::Network;
 use crate::parts::{Parts, ShareSync};
 use crate::report::Reports;
+use crate::rig::Rig;
 use crate::runtime::{Instance, Runtime};
 use crate::sync::{LifecycleEvent, SyncEvent, Waiting};
 
@@ -60,6 +61,8 @@ pub(crate) struct Host {
     pub(crate) docker_turns: Arc<Semaphore>,
     /// Instances that exist.
     pub(crate) instances: AtomicU32,
+    /// How the worker is doing.
+    pub(crate) rig: Rig,
     /// Told when their number changes.
     pub(crate) counted: Notify,
 }

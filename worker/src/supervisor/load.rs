@@ -57,13 +57,11 @@ impl Load {
 
     fn take(&self, before: &Look, now: &Look, whole: bool) {
         let mut load = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((busy, steal)) =
-            before.cpu.zip(now.cpu).and_then(|(a, b)| shares(a, b)).filter(|_| whole)
-        {
+        if let Some((busy, steal)) = now.shares_since(before).filter(|_| whole) {
             load.busy.record(busy);
             load.steal.record(steal);
         }
-        load.oom_kills += now.oom_kills.saturating_sub(before.oom_kills);
+        load.oom_kills += now.oom_kills_since(before);
         if let Some(step) = before.clocks.zip(now.clocks).map(|(a, b)| (b - a).abs()) {
             load.clock_step_s = load.clock_step_s.max(step);
         }
@@ -71,7 +69,7 @@ impl Load {
 }
 
 /// One look at the host.
-struct Look {
+pub(crate) struct Look {
     cpu: Option<Cpu>,
     oom_kills: u64,
     /// By how much the clock people read is ahead of the one that only counts, in seconds.
@@ -79,7 +77,8 @@ struct Look {
 }
 
 impl Look {
-    fn now(origin: Instant) -> Self {
+    /// The host at this moment. Times count from `origin`.
+    pub(crate) fn now(origin: Instant) -> Self {
         Self {
             cpu: head("/proc/stat").as_deref().and_then(cpu),
             oom_kills: std::fs::read_to_string("/proc/vmstat")
@@ -89,6 +88,16 @@ impl Look {
                 .unwrap_or(0),
             clocks: clocks(origin),
         }
+    }
+
+    /// The shares of the cpu time since another look that were busy, and stolen; absent when that is not known.
+    pub(crate) fn shares_since(&self, before: &Self) -> Option<(f64, f64)> {
+        before.cpu.zip(self.cpu).and_then(|(before, now)| shares(before, now))
+    }
+
+    /// How many processes the kernel has killed for want of memory since another look.
+    pub(crate) fn oom_kills_since(&self, before: &Self) -> u64 {
+        self.oom_kills.saturating_sub(before.oom_kills)
     }
 }
 

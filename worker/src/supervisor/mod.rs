@@ -42,7 +42,7 @@ mod fate;
 mod hear;
 mod known;
 mod links;
-mod load;
+pub(crate) mod load;
 mod member;
 mod nats;
 mod outside;
@@ -86,6 +86,7 @@ pub(crate) async fn supervise(
         case = assignment.case,
     );
     groundswell_common::telemetry::set_parent(&span, &assignment.trace);
+    let (shipper, run) = (host.parts.shipper.clone(), assignment.run.clone());
     let life = async {
         let found = host.parts.runtimes.iter().find(|one| one.kind() == assignment.runtime);
         let Some(runtime) = found.cloned() else {
@@ -105,6 +106,7 @@ pub(crate) async fn supervise(
         Supervisor::new(host, epoch, assignment, runtime, directive, None).run().await;
     };
     life.instrument(span).await;
+    shipper.close(&run);
 }
 
 fn no_runtime(assignment: &Assignment) -> ShareEvent {

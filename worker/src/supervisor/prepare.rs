@@ -332,7 +332,8 @@ async fn connect(
         }
     };
     sync.serve(place.id, assignment.hostname(place.id), created.wired.sync).await;
-    let source = MetricsSource { labels, file: directory.join("metrics.lp") };
+    let (source, file) = (assignment.source.clone(), directory.join("metrics.lp"));
+    let source = MetricsSource { labels, source, file };
     let host = &context.host;
     host.parts.metrics.serve(created.wired.influx, source, context.end.clone(), &context.servers);
     let last = LastLines::default();

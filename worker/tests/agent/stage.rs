@@ -12,6 +12,7 @@ use crate::fakes::{FakeNetwork, FakeSync, NoMetrics};
 use async_nats::jetstream::stream;
 use groundswell_common::bus::{Bus, BusConfig, encode};
 use groundswell_common::ids::{Attempt, InstanceId, RunId, WorkerId};
+use groundswell_common::metrics::Shipper;
 use groundswell_common::messages::{
     Assignment, Desired, DesiredShare, GroupSpec, ImageKind, ImageRef, InstancePlace,
     InstanceRange, Limits, Resources, RunOptions, RuntimeKind, ShareEvent, Want,
@@ -95,6 +96,8 @@ impl Stage {
             adopt: false,
             overlay_address: None,
             upkeep,
+            metrics: None,
+            metrics_listen: None,
         };
         let parts = Parts {
             runtimes: vec![Arc::new(runtime.clone())],
@@ -104,6 +107,7 @@ impl Stage {
             servers: Arc::default(),
             sync: Arc::new(sync.clone()),
             metrics: Arc::new(NoMetrics),
+            shipper: Shipper::off(),
             keeper: None,
             env: |_: &Assignment, _: InstancePlace| BTreeMap::new(),
         };
@@ -173,6 +177,7 @@ impl Stage {
             overlay_secret: None,
             options: RunOptions::default(),
             limits: Limits { stop_grace: Duration::from_millis(300), ..Limits::default() },
+            source: Default::default(),
             trace: BTreeMap::new(),
         }
     }
