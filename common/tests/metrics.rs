@@ -108,7 +108,10 @@ async fn a_token_that_does_not_count_loses_metrics_and_is_told() {
     push(&shipper, &run, 0..2);
     shipping.stop().await;
     let said = shipper.losses(&run).text(" on worker w1").expect("told");
-    assert!(said.starts_with("2 metrics lost on worker w1: refused by the store (2): 401"), "{said}");
+    assert!(
+        said.starts_with("2 metrics lost on worker w1: refused by the store (2): 401"),
+        "{said}"
+    );
     assert_eq!(store.lines(), [""; 0]);
 }
 
@@ -141,7 +144,10 @@ async fn a_busy_store_is_left_alone_for_as_long_as_it_wants() {
     let asked = store.asked();
     assert_eq!(asked.iter().map(|asked| asked.lines).collect::<Vec<_>>(), [5, 0, 5], "{asked:?}");
     let waited = asked[2].at.duration_since(asked[1].at);
-    assert!(waited >= Duration::from_millis(990), "after {waited:?}, not after the 20 ms of a backoff");
+    assert!(
+        waited >= Duration::from_millis(990),
+        "after {waited:?}, not after the 20 ms of a backoff"
+    );
     assert_eq!(shipper.losses(&run).text(""), None);
 }
 

@@ -296,8 +296,15 @@ mod tests {
         let source = SourceInfo::default();
         let groups = lines(of_groups(origin(&source), &kpis, 5));
         assert_eq!(groups.len(), 2, "{groups:?}");
-        assert!(groups[0].contains(",group=a,kpi=rtt,") && groups[0].contains(",unit=s count=3i,max=3.0,"));
-        assert!(groups[0].contains("mean=2.0,") && groups[0].contains("sum=6.0 5"), "{}", groups[0]);
+        assert!(
+            groups[0].contains(",group=a,kpi=rtt,")
+                && groups[0].contains(",unit=s count=3i,max=3.0,")
+        );
+        assert!(
+            groups[0].contains("mean=2.0,") && groups[0].contains("sum=6.0 5"),
+            "{}",
+            groups[0]
+        );
         assert!(groups[1].contains("group=b") && groups[1].contains("max=4.0"), "{}", groups[1]);
         // What is not a number cannot be told; the shipper counts it.
         assert!(of_run(origin(&source), &kpis, 5).next().expect("one").encode().is_err());

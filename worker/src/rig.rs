@@ -83,7 +83,8 @@ impl Rig {
         all.register("unanswered_seconds", help, self.unanswered.clone());
         let help = "Share of the host's cpu time that was not idle in the last second";
         all.register("cpu_busy_ratio", help, self.busy.clone());
-        let help = "Share of cpu time that the machine's own host gave to others in the last second";
+        let help =
+            "Share of cpu time that the machine's own host gave to others in the last second";
         all.register("cpu_steal_ratio", help, self.steal.clone());
         let help = "Processes the kernel killed for want of memory since the worker began";
         all.register("oom_kills", help, self.oom_kills.clone());
@@ -155,9 +156,10 @@ impl Rig {
         self.shares.set(i64::try_from(status.shares.len()).unwrap_or(i64::MAX));
         self.draining.set(status.draining.into());
         self.cordoned.set(watched.cordon.borrow().is_some().into());
-        let silent = watched.answered.borrow().map_or(Duration::ZERO, |at| {
-            Instant::now().into_std().saturating_duration_since(at)
-        });
+        let silent = watched
+            .answered
+            .borrow()
+            .map_or(Duration::ZERO, |at| Instant::now().into_std().saturating_duration_since(at));
         self.unanswered.set(silent.as_secs_f64());
     }
 

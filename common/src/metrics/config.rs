@@ -67,7 +67,9 @@ pub enum MetricsError {
         why: String,
     },
     /// There is everything but a URL.
-    #[error("metrics are to go to a store without a URL: write `url` into `[metrics]`, or set GROUNDSWELL_INFLUX_URL")]
+    #[error(
+        "metrics are to go to a store without a URL: write `url` into `[metrics]`, or set GROUNDSWELL_INFLUX_URL"
+    )]
     NoUrl,
     /// The token's file cannot be read.
     #[error("failed to read the token of the store for metrics, `{path}`")]

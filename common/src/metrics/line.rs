@@ -245,7 +245,10 @@ mod tests {
 
     #[test]
     fn lines_of_the_documentation_are_read() {
-        let line = parse("my\\ Measurement,ta\\,g\\ K=va\\=lue fieldKey=\"string value\" 1556813561098000000").expect("good");
+        let line = parse(
+            "my\\ Measurement,ta\\,g\\ K=va\\=lue fieldKey=\"string value\" 1556813561098000000",
+        )
+        .expect("good");
         assert_eq!(line.measurement, "my Measurement");
         assert_eq!(line.tags, [("ta,g K".to_owned(), "va=lue".to_owned())]);
         assert_eq!(line.fields, [("fieldKey".to_owned(), text("string value"))]);

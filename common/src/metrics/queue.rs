@@ -242,7 +242,8 @@ impl Queue {
     /// What of a run did not get through until now.
     pub(super) fn losses(&self, run: Option<&RunId>, now: Instant) -> Losses {
         let Some(account) = self.accounts.get(&run.cloned()) else { return Losses::default() };
-        let since = self.on_its_way.as_ref().map(|(_, since)| now.saturating_duration_since(*since));
+        let since =
+            self.on_its_way.as_ref().map(|(_, since)| now.saturating_duration_since(*since));
         let slow = since.is_some_and(|since| since >= SLOW);
         let why_late = match &self.trouble {
             Some(trouble) => trouble.clone(),

@@ -77,9 +77,9 @@ impl Store {
             Err(RequestError::ReqwestProcessing { source }) => {
                 return Answer::Later { why: silence(source), wait: None };
             }
-            Err(
-                err @ (RequestError::Serializing { .. } | RequestError::Deserializing { .. }),
-            ) => return Answer::Refused(Chain(&err).to_string()),
+            Err(err @ (RequestError::Serializing { .. } | RequestError::Deserializing { .. })) => {
+                return Answer::Refused(Chain(&err).to_string());
+            }
         };
         let said = said(status, &text, batch);
         match status {
@@ -110,10 +110,8 @@ impl Plain {
         let client = builder(patience)
             .build()
             .map_err(|err| MetricsError::Client(Chain(&err).to_string()))?;
-        let base = Url::parse(&config.url).map_err(|err| MetricsError::Url {
-            url: config.url.clone(),
-            why: err.to_string(),
-        })?;
+        let base = Url::parse(&config.url)
+            .map_err(|err| MetricsError::Url { url: config.url.clone(), why: err.to_string() })?;
         let mut write = base.clone();
         write.set_path("/api/v2/write");
         let parameters =
@@ -167,7 +165,9 @@ pub enum Unusable {
         status: StatusCode,
     },
     /// It would not take anything.
-    #[error("the store for metrics at {url} does not take writes to bucket `{bucket}` of `{org}`: {said}")]
+    #[error(
+        "the store for metrics at {url} does not take writes to bucket `{bucket}` of `{org}`: {said}"
+    )]
     Closed {
         /// Where.
         url: String,
@@ -281,7 +281,10 @@ mod tests {
         for (text, says) in [
             ("", "400"),
             ("no\nsense", "400 no sense"),
-            (r#"{"code":"invalid","message":"unable to parse 'bad f=x'"}"#, "400 unable to parse 'bad f=x'"),
+            (
+                r#"{"code":"invalid","message":"unable to parse 'bad f=x'"}"#,
+                "400 unable to parse 'bad f=x'",
+            ),
             (r#"{"error":"database not found"}"#, "400 database not found"),
             (
                 r#"{"code":"invalid","message":"bad value","line":2}"#,

@@ -156,7 +156,8 @@ impl FakeStore {
                 return says(413, "request too large", "too many bytes");
             }
             Mood::Malformed if !request.body.is_empty() => {
-                let json = serde_json::json!({ "code": "invalid", "message": "no good", "line": 1 });
+                let json =
+                    serde_json::json!({ "code": "invalid", "message": "no good", "line": 1 });
                 return (400, String::new(), json.to_string());
             }
             Mood::Good
@@ -172,7 +173,8 @@ impl FakeStore {
         for (number, line) in request.body.lines().enumerate() {
             if let Err(err) = line::parse(line) {
                 let text = format!("unable to parse '{line}': {err}");
-                let json = serde_json::json!({ "code": "invalid", "message": text, "line": number + 1 });
+                let json =
+                    serde_json::json!({ "code": "invalid", "message": text, "line": number + 1 });
                 return (400, String::new(), json.to_string());
             }
         }
@@ -191,7 +193,8 @@ fn pause(length: Duration) {
 
 fn respond(mut stream: &TcpStream, answer: &(u16, String, String)) -> io::Result<()> {
     let (status, headers, body) = answer;
-    let length = if *status == 204 { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let length =
+        if *status == 204 { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     stream.write_all(format!("HTTP/1.1 {status} x\r\n{headers}{length}\r\n{body}").as_bytes())
 }
 

@@ -51,7 +51,8 @@ impl Plan {
              instances = { min = 1, max = 100 }\n[[testcases.kpis]]\nname = \"time_to_find\"\nunit = \"s\"\n",
         );
         let outcome = format!("OUTCOME='{{\"event\":{{\"{}\":{{}}}}}}'\n", self.outcome);
-        let script = SCRIPT.replace("echo \"$OUTCOME\"", &format!("{}\necho \"$OUTCOME\"", self.more));
+        let script =
+            SCRIPT.replace("echo \"$OUTCOME\"", &format!("{}\necho \"$OUTCOME\"", self.more));
         home.write("sending/run.sh", &format!("{outcome}{script}"));
         let file = home.write(
             "composition.toml",
@@ -137,10 +138,11 @@ fn a_store_gets_what_was_measured_and_nothing_else() {
         .collect();
     assert_eq!(kept.len(), 12, "{kept:#?}");
     let ours = |line: &Line<'_>| line.measurement.starts_with("groundswell_");
-    let sent: BTreeSet<String> =
-        texts.iter().filter(|text| !ours(&read(text))).cloned().collect();
+    let sent: BTreeSet<String> = texts.iter().filter(|text| !ours(&read(text))).cloned().collect();
     assert_eq!(sent, kept);
-    let rtt = lines.iter().find(|line| field(line, "note").is_some() && field(line, "count") == Some(&Value::Integer(2)));
+    let rtt = lines.iter().find(|line| {
+        field(line, "note").is_some() && field(line, "count") == Some(&Value::Integer(2))
+    });
     let rtt = rtt.expect("instance 2 has one");
     assert_eq!(field(rtt, "instance"), Some(&Value::Integer(2)));
     assert_eq!(field(rtt, "note"), Some(&Value::Text("say \"hi\", all".to_owned())));
@@ -151,10 +153,14 @@ fn a_store_gets_what_was_measured_and_nothing_else() {
     for line in &lines {
         let of_worker = line.measurement == "groundswell_rig";
         assert_eq!(tag(line, "run"), (!of_worker).then_some(run.as_str()), "{line:?}");
-        assert!(of_worker || (tag(line, "plan"), tag(line, "case")) == (Some("sending"), Some("send some")));
+        assert!(
+            of_worker
+                || (tag(line, "plan"), tag(line, "case")) == (Some("sending"), Some("send some"))
+        );
     }
     let measurements: BTreeSet<&str> = lines.iter().map(|line| line.measurement.as_str()).collect();
-    let mut known = BTreeSet::from(["rtt", "dials", "groundswell_event", "groundswell_run", "groundswell_kpi"]);
+    let mut known =
+        BTreeSet::from(["rtt", "dials", "groundswell_event", "groundswell_run", "groundswell_kpi"]);
     known.extend(["groundswell_network", "groundswell_host", "groundswell_rig"]);
     assert!(measurements.is_subset(&known), "{measurements:?}");
 
@@ -236,7 +242,11 @@ fn a_slow_store_holds_no_run_up() {
     // The instances go on for long enough for the first writes to be late.
     let plan = Plan { more: "sleep 4", ..PASSES };
     plan.submit(&home, 3, &[]).ends_with(0).says("3 = 3 success");
-    assert!(seconds(&home) < 30, "the store answers after 60 s, and the run took {} s", seconds(&home));
+    assert!(
+        seconds(&home) < 30,
+        "the store answers after 60 s, and the run took {} s",
+        seconds(&home)
+    );
     let told = warnings(&home);
     assert!(told.iter().any(|text| text.contains("the store is slow")), "{told:?}");
 }
@@ -245,9 +255,16 @@ fn a_slow_store_holds_no_run_up() {
 fn malformed_lines_of_instances_are_counted_and_told() {
     let store = FakeStore::start(Mood::Good);
     let home = sending_to(&store.url());
-    let plan = Plan { more: "write \"rtt value=NaN\nrtt value=7 ${now}000000009\"\ncat \"$TEST_OUTPUTS_PATH/answer\"", ..PASSES };
+    let plan = Plan {
+        more: "write \"rtt value=NaN\nrtt value=7 ${now}000000009\"\ncat \"$TEST_OUTPUTS_PATH/answer\"",
+        ..PASSES
+    };
     plan.submit(&home, 2, &[]).ends_with(0).says("2 metrics lost on worker ").says("malformed (2)");
-    let sevens = store.lines().iter().filter(|line| line.starts_with("rtt,") && line.contains("value=7,")).count();
+    let sevens = store
+        .lines()
+        .iter()
+        .filter(|line| line.starts_with("rtt,") && line.contains("value=7,"))
+        .count();
     assert_eq!(sevens, 2, "the line beside the bad one is taken");
     assert!(stored(&home, "stdout.log").iter().all(|text| text.contains(" 400 ")));
 }
@@ -324,10 +341,15 @@ impl Victoria {
             let labels: BTreeMap<String, String> =
                 serde_json::from_value(series["metric"].clone()).expect("labels");
             let (values, times) = (&series["values"], &series["timestamps"]);
-            let pairs = values.as_array().into_iter().flatten().zip(times.as_array().into_iter().flatten());
+            let pairs =
+                values.as_array().into_iter().flatten().zip(times.as_array().into_iter().flatten());
             for (value, time) in pairs {
                 let value = value.as_f64().expect("a number");
-                samples.insert((format!("{labels:?}"), time.as_i64().expect("a time"), shown(value)));
+                samples.insert((
+                    format!("{labels:?}"),
+                    time.as_i64().expect("a time"),
+                    shown(value),
+                ));
             }
         }
         samples
@@ -386,17 +408,21 @@ fn a_real_store_reads_back_what_a_run_has_sent() {
     let stats = file["kpis"][0]["stats"].as_object().expect("statistics");
     let whole = |name: &str| -> Vec<&String> {
         let name = format!("\"groundswell_kpi_{name}\"");
-        let found = read_back.iter().filter(|(series, _, _)| series.contains(&name) && !series.contains("\"group\""));
+        let found = read_back
+            .iter()
+            .filter(|(series, _, _)| series.contains(&name) && !series.contains("\"group\""));
         found.map(|(_, _, value)| value).collect()
     };
     for (stat, value) in stats {
         assert_eq!(whole(stat), [&shown(value.as_f64().expect("a number"))], "{stat}");
     }
-    let passed = read_back.iter().find(|(series, _, _)| series.contains("\"groundswell_run_passed\""));
+    let passed =
+        read_back.iter().find(|(series, _, _)| series.contains("\"groundswell_run_passed\""));
     assert_eq!(passed.map(|(_, _, value)| value.clone()), Some(shown(1.0)));
 
     // The queries of the documentation find it.
     let query = "last_over_time(groundswell_kpi_p95%7Bplan%3D%22sending%22%2Ckpi%3D%22time_to_find%22%2Cgroup%3D%22%22%7D%5B30d%5D)";
-    let answer: Json = serde_json::from_str(&victoria.get(&format!("/api/v1/query?query={query}"))).expect("JSON");
+    let answer: Json =
+        serde_json::from_str(&victoria.get(&format!("/api/v1/query?query={query}"))).expect("JSON");
     assert_eq!(answer["data"]["result"].as_array().map(Vec::len), Some(1), "{answer}");
 }

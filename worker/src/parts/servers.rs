@@ -125,7 +125,8 @@ mod tests {
         let gone = Servers::new(["no-such-host.invalid:4222".to_owned()]);
         let said = gone.addresses().await.expect_err("unknown").to_string();
         assert!(said.contains("no-such-host.invalid"), "{said}");
-        let metrics = Servers { metrics: Some("no-such-host.invalid:8086".to_owned()), ..Servers::default() };
+        let metrics =
+            Servers { metrics: Some("no-such-host.invalid:8086".to_owned()), ..Servers::default() };
         assert_eq!(metrics.addresses().await.expect("no run waits for it"), BTreeSet::new());
         gone.lock().insert("no-such-host.invalid:4222".to_owned(), local.clone());
         assert_eq!(gone.addresses().await.expect("known from before"), local);

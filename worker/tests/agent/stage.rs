@@ -12,11 +12,11 @@ use crate::fakes::{FakeNetwork, FakeSync, NoMetrics};
 use async_nats::jetstream::stream;
 use groundswell_common::bus::{Bus, BusConfig, encode};
 use groundswell_common::ids::{Attempt, InstanceId, RunId, WorkerId};
-use groundswell_common::metrics::Shipper;
 use groundswell_common::messages::{
     Assignment, Desired, DesiredShare, GroupSpec, ImageKind, ImageRef, InstancePlace,
     InstanceRange, Limits, Resources, RunOptions, RuntimeKind, ShareEvent, Want,
 };
+use groundswell_common::metrics::Shipper;
 use groundswell_common::nats_server::NatsServer;
 use groundswell_common::network::NetworkPlan;
 use groundswell_common::objects::{Objects, ObjectsConfig};
