@@ -2,7 +2,7 @@
 # Installs what is missing on a Debian machine and says what it installs.
 #
 #   setup.sh demo    what `make demo` needs: nats-server, a C compiler, the headers of OpenSSL
-#   setup.sh test    what the tests need too: Docker engine, Node.js, Go, iproute2, nftables, busybox,
+#   setup.sh test    what the tests need too: Docker engine, Node.js, Go, iproute2, nftables, busybox, Chromium,
 #                    victoria-metrics, and a kernel with netem, qemu and virtme-ng to run it in
 #   setup.sh chaos   what the tests need, and faketime for a clock that is wrong
 #   setup.sh bench   what the benchmarks compare with: redis-server, crun
@@ -107,6 +107,7 @@ case $what in
     [ -x /bin/busybox ] || packages+=(busybox-static)
     if [ "$what" = chaos ]; then need faketime faketime; fi
     if [ "$what" = test ]; then
+      need chromium chromium
       need qemu-system-x86_64 qemu-system-x86
       python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
       [ -n "$(find /boot -name 'vmlinuz-*-amd64' ! -name '*cloud*')" ] || packages+=(linux-image-amd64)

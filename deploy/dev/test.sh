@@ -63,6 +63,11 @@ core() { # core THREADS ARGUMENTS
 core 3 --test e2e
 core 2 --lib --bins "${others[@]}"
 
+# The web page: what it is made of, and each page in a browser.
+(cd coordinator/web && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && npm run --silent check &&
+  npm test --silent && npm run --silent e2e) 2>&1 | tee -a "$log"
+if [ "${PIPESTATUS[0]}" -ne 0 ]; then status=1; fi
+
 wait $compiling
 for plan in $plans; do
   plan_tests "$plan" 2>&1 | tee -a "$log"
@@ -75,5 +80,8 @@ emulated=${PIPESTATUS[0]}
 if [ "$status" -eq 0 ]; then status=$emulated; fi
 
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
+     /^(#|ℹ) pass / { passed += $3 }
+     /^(#|ℹ) fail / { failed += $3 }
+     /^(#|ℹ) skipped / { ignored += $3 }
      END { printf "%d passed, %d failed, %d skipped\n", passed, failed, ignored }' "$log"
 exit "$status"
