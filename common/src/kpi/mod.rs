@@ -17,7 +17,7 @@ pub mod series;
 pub mod unit;
 pub mod validity;
 
-pub use declare::{Expectation, KpiSpec, Op, Scope, Stat};
+pub use declare::{Better, Expectation, KpiSpec, Op, Scope, Stat};
 pub use distribution::Distribution;
 pub use judge::{GateState, Judged, JudgedGate, Judgement, KpiRow, Measured, State};
 pub(crate) use read::{Change, changes, declarations};
