@@ -142,15 +142,17 @@ fn command(host: &Host, program: &str, arguments: &[&str]) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Errors of the delay, p50 and p99: of the whole way between applications, and of the switch alone.
+/// Errors of the delay, p50 and p99: of the whole way until the receiving application runs, of the network's part of
+/// it, which ends in the receiver's stack, and of the switch alone.
 async fn delays(extent: Extent, veth: Option<&Veth>) -> anyhow::Result<()> {
-    println!("| packets/s | delay | way: error p50 | p99 | switch: late p50 | p99 | of a core |");
-    println!("|---:|---|---:|---:|---:|---:|---:|");
+    println!(
+        "| packets/s | delay | way: error p50 | p99 | network: error p50 | p99 | switch: late p50 | p99 | of a core |"
+    );
+    println!("|---:|---|---:|---:|---:|---:|---:|---:|---:|");
     for &rate in extent.rates {
         if let Some(veth) = veth {
             let seen = traffic(veth.ends(), 64, Some(rate), extent.time, Duration::ZERO)?;
-            let [p50, p99] = [0.5, 0.99].map(|q| time(seen.error.quantile(q)));
-            println!("| {rate} | veth and bridge, none | {p50} | {p99} | | | |");
+            println!("| {rate} | veth and bridge, none | {} | | | |", errors(&seen));
         }
         for &ms in extent.delays_ms {
             let latency = Duration::from_millis(ms);
@@ -163,18 +165,23 @@ async fn delays(extent: Extent, veth: Option<&Veth>) -> anyhow::Result<()> {
                 let seen = traffic(net.ends(), 64, Some(rate), extent.time, latency)?;
                 let used =
                     (switch_cpu()? - before).as_secs_f64() / extent.time.as_secs_f64() * 100.0;
-                let [way50, way99] = [0.5, 0.99].map(|q| time(seen.error.quantile(q)));
                 let mut late = Histogram::default();
                 net.report().await?.lanes.iter().for_each(|lane| late.merge(&lane.late));
                 let [p50, p99] = [0.5, 0.99].map(|q| time(late.quantile(q)));
-                println!(
-                    "| {rate} | {ms} ms{name} | {way50} | {way99} | {p50} | {p99} | {used:.0} % |"
-                );
+                let errors = errors(&seen);
+                println!("| {rate} | {ms} ms{name} | {errors} | {p50} | {p99} | {used:.0} % |");
             }
         }
     }
     println!();
     Ok(())
+}
+
+/// Four columns: the way's and the network's p50 and p99.
+fn errors(seen: &Seen) -> String {
+    let columns = [&seen.error, &seen.network_error]
+        .map(|error| [0.5, 0.99].map(|q| time(error.quantile(q))).join(" | "));
+    columns.join(" | ")
 }
 
 /// Rates offered one and a half times.

@@ -19,6 +19,7 @@ use groundswell_worker::network::{Attachment, Network as _};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::{TimeVal, TimeValLike as _};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::{PORT, config};
@@ -50,13 +51,17 @@ pub(crate) async fn measure(count: u32) -> anyhow::Result<()> {
     let (switch, run) = (Switch::new(1)?, RunId::new(2));
     switch.open(&run, "16.1.0.0/16".parse()?, 1).await?;
     let (before, spent, began) = (used_memory()?, cpu()?, Instant::now());
-    let members = make(count)?;
-    let mut namespaces = Vec::new();
-    for (instance, member) in (0..).map(InstanceId).zip(members) {
-        let Member { namespace, rest, device, address } = member;
+    let mut namespaces: Vec<Option<(File, Rest)>> = (0..count).map(|_| None).collect();
+    let mut made = make(count);
+    // As a worker does it: who is ready is attached while others are made.
+    while let Some(member) = made.recv().await {
+        let (number, Member { namespace, rest, device, address }) = member?;
+        let instance = InstanceId(number);
         switch.attach(Attachment { run: run.clone(), instance, device, address }).await?;
-        namespaces.push((namespace, rest));
+        namespaces[usize::try_from(number)?] = Some((namespace, rest));
     }
+    let namespaces: Vec<_> = namespaces.into_iter().flatten().collect();
+    ensure!(namespaces.len() == usize::try_from(count)?, "not all were made");
     let rate = f64::from(count) / began.elapsed().as_secs_f64();
     let memory = used_memory()?.saturating_sub(before) / u64::from(count);
     let spent = (cpu()? - spent).as_secs_f64() * 1e3 / f64::from(count);
@@ -105,21 +110,18 @@ fn links(count: u32, latency: Duration) -> Arc<Links> {
     Arc::new(Links::new(&plan, [count]))
 }
 
-fn make(count: u32) -> anyhow::Result<Vec<Member>> {
-    std::thread::scope(|scope| {
-        let makers: Vec<_> = (0..MAKERS)
-            .map(|maker| {
-                let mine = (maker..count).step_by(usize::try_from(MAKERS).expect("few"));
-                scope.spawn(move || mine.map(member).collect::<anyhow::Result<Vec<_>>>())
-            })
-            .collect();
-        let mut members = Vec::new();
-        for maker in makers {
-            members.extend(maker.join().expect("no panic in a maker")?);
-        }
-        members.sort_by_key(|member| member.address);
-        Ok(members)
-    })
+/// Makes them on threads of their own, in no order.
+fn make(count: u32) -> mpsc::Receiver<anyhow::Result<(u32, Member)>> {
+    let (sender, made) = mpsc::channel(usize::try_from(count).unwrap_or(usize::MAX));
+    for maker in 0..MAKERS {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            for number in (maker..count).step_by(MAKERS as usize) {
+                let _ = sender.blocking_send(member(number).map(|member| (number, member)));
+            }
+        });
+    }
+    made
 }
 
 /// Leaves the calling thread in the namespace it makes.

@@ -1,17 +1,21 @@
 //! Two instances on a switch, and what gets from one to the other.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSliceMut, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::time::Duration;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use groundswell_common::fidelity::{Histogram, NetworkReport};
 use groundswell_common::ids::{InstanceId, RunId};
 use groundswell_common::link::{LinkShape, NetworkConfig, RoutingPolicy};
 use groundswell_common::network::DataPath;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::cmsg_space;
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
+};
+use nix::sys::time::TimeSpec;
 use tokio::time::Instant;
 
 use crate::network::namespace::{fresh, inside};
@@ -40,8 +44,11 @@ pub struct Seen {
     pub bytes: u64,
     /// From the first packet to the last.
     pub time: Duration,
-    /// How much longer packets were under way than the configured delay.
+    /// How much longer packets were under way than the configured delay, until the application had them.
     pub error: Histogram,
+    /// The same until they were in the receiver's network stack, which is where the network ends: what it takes
+    /// to wake the application comes on top.
+    pub network_error: Histogram,
     /// Bytes of the first one.
     pub first_bytes: u64,
 }
@@ -129,6 +136,7 @@ fn udp(namespace: BorrowedFd<'_>) -> io::Result<UdpSocket> {
     socket.set_read_timeout(Some(SILENCE))?;
     // A full buffer of the receiver is not the network's loss.
     setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20))?;
+    setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
     Ok(socket)
 }
 
@@ -165,7 +173,7 @@ fn send(socket: &UdpSocket, base: Instant, length: usize, rate: Option<u32>, las
         if now >= lasts {
             break;
         }
-        packet[..8].copy_from_slice(&nanoseconds(now).to_be_bytes());
+        packet[..8].copy_from_slice(&clock().to_be_bytes());
         // A full queue drops, as a network does.
         let _ = socket.send_to(&packet, (ADDRESSES[1], PORT));
     }
@@ -175,8 +183,8 @@ fn receive(socket: &UdpSocket, base: Instant, delay: Duration) -> anyhow::Result
     let mut seen = Seen::default();
     let mut buffer = [0; 2048];
     let mut began = None;
-    while let Ok(length) = socket.recv(&mut buffer) {
-        let now = base.elapsed();
+    while let Ok((length, arrived)) = receive_one(socket, &mut buffer) {
+        let (now, at) = (base.elapsed(), clock());
         let sent = u64::from_be_bytes(buffer[..8].try_into().context("it is stamped")?);
         // What a rate counts: the packet with its IP and UDP headers.
         let bytes = length as u64 + 28;
@@ -186,10 +194,29 @@ fn receive(socket: &UdpSocket, base: Instant, delay: Duration) -> anyhow::Result
         seen.time = now - *began.get_or_insert(now);
         seen.packets += 1;
         seen.bytes += bytes;
-        let travelled = nanoseconds(now).saturating_sub(sent);
-        seen.error.record(travelled.saturating_sub(nanoseconds(delay)));
+        let due = sent + nanoseconds(delay);
+        seen.error.record(at.saturating_sub(due));
+        seen.network_error.record(arrived.unwrap_or(at).saturating_sub(due));
     }
     Ok(seen)
+}
+
+/// A packet's length, and when the kernel received it if it says so.
+fn receive_one(socket: &UdpSocket, buffer: &mut [u8]) -> nix::Result<(usize, Option<u64>)> {
+    let mut parts = [IoSliceMut::new(buffer)];
+    let mut control = cmsg_space!(TimeSpec);
+    let (socket, flags) = (socket.as_raw_fd(), MsgFlags::empty());
+    let got = recvmsg::<SockaddrStorage>(socket, &mut parts, Some(&mut control), flags)?;
+    let stamp = got.cmsgs()?.find_map(|message| {
+        let ControlMessageOwned::ScmTimestampns(at) = message else { return None };
+        Some(nanoseconds(Duration::from(at)))
+    });
+    Ok((got.bytes, stamp))
+}
+
+/// The clock that the kernel stamps packets with, in nanoseconds.
+fn clock() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanoseconds)
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
