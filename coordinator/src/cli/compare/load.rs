@@ -83,7 +83,7 @@ impl Measured {
     /// The run, with the numbers of these KPIs that are in the same unit.
     pub(crate) fn compared(&self, kpis: &[ComparedKpi], stats: &[Stat]) -> ComparedRun {
         let values = self.rows().iter().flat_map(|row| {
-            stats.iter().filter_map(|stat| Some((row, *stat, of_row(row, *stat)?)))
+            stats.iter().filter_map(move |stat| Some((row, *stat, of_row(row, *stat)?)))
         });
         self.with(
             kpis,
