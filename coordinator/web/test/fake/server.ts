@@ -83,7 +83,11 @@ export class FakeCoordinator {
 
   /** Waits until somebody listens to a topic. */
   async wanted(topic: string): Promise<void> {
-    while (!this.listeners.some((one) => one.topics.includes(topic))) await new Promise((done) => setTimeout(done, 20));
+    for (let tries = 0; tries < 1000; tries += 1) {
+      if (this.listeners.some((one) => one.topics.includes(topic))) return;
+      await new Promise((done) => setTimeout(done, 20));
+    }
+    throw new Error(`nobody wants ${topic}`);
   }
 
   private send(response: ServerResponse, event: string, data: unknown): void {
