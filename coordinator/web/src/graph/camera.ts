@@ -1,13 +1,15 @@
 /** Which part of the picture is shown. Pure. */
 
-import type { Circle } from "./layout.ts";
+import type { Bounds } from "./layout.ts";
 import type { View } from "./painter.ts";
 
 export type Camera = { x: number; y: number; scale: number };
 
 /** Everything, with a small margin. */
-export function whole(bounds: Circle, width: number, height: number): Camera {
-  return { x: bounds.x, y: bounds.y, scale: (Math.max(1, Math.min(width, height)) / (2 * bounds.r)) * 0.96 };
+export function whole(bounds: Bounds, width: number, height: number): Camera {
+  // Names of groups and regions stand above their circles.
+  const scale = Math.min((width - 24) / (2 * bounds.wide), (height - 72) / (2 * bounds.tall));
+  return { x: 0, y: -12 / Math.max(scale, 0.05), scale: Math.max(scale, 0.05) };
 }
 
 /** So many times larger, with the point under (`px`, `py`) staying there. */

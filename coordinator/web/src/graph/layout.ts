@@ -14,9 +14,10 @@ export type Layout = {
   groups: Circle[];
   /** Empty when no group has a region. */
   regions: Circle[];
-  /** The circle that has everything in it. */
-  bounds: Circle;
+  /** Half the width and half the height of everything; its middle is the origin. */
+  bounds: Bounds;
 };
+export type Bounds = { wide: number; tall: number };
 
 /** Distance between neighbours is about 1; this is the room a sunflower needs for each. */
 const SPACING = 0.62;
@@ -56,7 +57,17 @@ export function layout(groups: readonly LayoutGroup[]): Layout {
   const regionCircles = regions.map((region, number) => ({
     label: region.name || "no region", ...outer.places[number]!, r: region.packed.r + GAP / 2,
   }));
-  return { positions, groups: circles, regions: named ? regionCircles : [], bounds: { label: "", x: 0, y: 0, r: outer.r } };
+  return { positions, groups: circles, regions: named ? regionCircles : [], bounds: boundsOf(circles, named ? regionCircles : []) };
+}
+
+/** What circles cover, with room for their names. */
+function boundsOf(groups: Circle[], regions: Circle[]): Bounds {
+  const bounds = { wide: 2, tall: 2 };
+  for (const { x, y, r } of [...groups, ...regions.map((region) => ({ ...region, r: 0 }))]) {
+    bounds.wide = Math.max(bounds.wide, Math.abs(x) + r);
+    bounds.tall = Math.max(bounds.tall, Math.abs(y) + r);
+  }
+  return bounds;
 }
 
 /** The points of one group around its middle, and how far they reach. */

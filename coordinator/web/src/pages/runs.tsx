@@ -121,7 +121,7 @@ function columns(chosen: ReadonlySet<string>, choose: (run: string, on: boolean)
     },
     { head: "Run", cell: ({ status }) => <RunLink status={status} />, class: "nowrap" },
     { head: "Verdict", cell: ({ status }) => <RunBadge status={status} /> },
-    { head: "Plan and case", cell: ({ status }) => <>{status.plan}<span class="muted">/{status.case}</span></> },
+    { head: "Plan and case", cell: ({ status }) => <>{status.plan}<span class="muted">/{status.case}</span></>, class: "nowrap" },
     { head: "Instances", number: true, cell: ({ status }) => count(totals(status.groups).want) },
     { head: "How they ended", cell: ({ status }) => <Accounting groups={status.groups} brief /> },
     { head: "First KPI", cell: ({ status }) => <FirstKpi entry={status.judgement?.kpis?.[0]} /> },

@@ -60,7 +60,7 @@ function Room({ worker }: { worker: WorkerStatus }) {
   const share = worker.slots === 0 ? 0 : Math.min(1, worker.used / worker.slots);
   return (
     <span class="room">
-      <span class="bar thin" aria-hidden="true"><span style={{ width: `${share * 100}%`, background: "var(--state-3)" }} /></span>
+      <span class="bar thin" aria-hidden="true">{share > 0 && <span style={{ width: `${share * 100}%`, background: "var(--state-3)" }} />}</span>
       <span class="nowrap">{count(worker.used)} / {count(worker.slots)}</span>
     </span>
   );

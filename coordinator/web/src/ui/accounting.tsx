@@ -46,5 +46,5 @@ function Brief({ parts: all, want }: { parts: { word: string; state: number; cou
   const bad = all.filter((part) => [7, 8, 10, 11].includes(part.state));
   if (bad.length === 0 && all.length === 1 && all[0]?.count === want) return <span class="muted" style={{ fontSize: "12px" }}>all {all[0].word}</span>;
   const named = bad.length > 0 ? bad : all.slice(0, 2);
-  return <span class={bad.length > 0 ? "bad" : "muted"} style={{ fontSize: "12px" }}>{named.map((part) => `${count(part.count)} ${part.word}`).join(", ")}</span>;
+  return <span class={bad.length > 0 ? "bad" : "muted"} style={{ fontSize: "12px" }}>{named.map((part) => `${count(part.count)} ${part.word.split(" by ")[0]}`).join(", ")}</span>;
 }

@@ -34,7 +34,7 @@ export async function opened(at: string, options: Options = {}): Promise<Opened>
   await fake.start();
   const context = await (await browser()).newContext({ viewport: { width: 1360, height: 860 }, reducedMotion: "reduce", ...more });
   const page = await context.newPage();
-  page.setDefaultTimeout(12_000);
+  page.setDefaultTimeout(30_000);
   const trouble: string[] = [];
   page.on("console", (message) => {
     // Chromium tells every refused request in its own words; the page has told it in better ones.
@@ -46,14 +46,17 @@ export async function opened(at: string, options: Options = {}): Promise<Opened>
     await page.clock.install({ time: NOW });
     await page.clock.resume();
   }
-  await page.goto(fake.url + at);
-  return {
-    page, fake, trouble,
-    close: async () => {
-      await context.close();
-      await fake.stop();
-    },
+  const close = async () => {
+    await context.close();
+    await fake.stop();
   };
+  try {
+    await page.goto(fake.url + at);
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  return { page, fake, trouble, close };
 }
 
 /** Opens a page, looks at it, and takes it for an error when the browser complained. */
@@ -74,5 +77,5 @@ export async function said(page: Page, selector = "main"): Promise<string> {
 
 /** Waits until the page says something. */
 export async function says(page: Page, text: string | RegExp, selector = "main"): Promise<void> {
-  await page.locator(selector).filter({ hasText: text }).first().waitFor({ timeout: 10_000 });
+  await page.locator(selector).filter({ hasText: text }).first().waitFor({ timeout: 20_000 });
 }

@@ -6,8 +6,8 @@ import type { AddressInfo } from "node:net";
 import { gzipSync } from "node:zlib";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import type { Grid, QueueEntry, Refusal, RunEntry, RunEvent, WorkerStatus } from "../../src/api/types.ts";
-import { parseInstance } from "../../src/state/reduce.ts";
+import type { QueueEntry, Refusal, RunEntry, RunEvent, WorkerStatus } from "../../src/api/types.ts";
+import { artifactsOf, eventsOf, forList, gridOf, logsOf, Refused } from "./answers.ts";
 import { allRuns, COMPOSITION, INFO, queueEntries, workerList } from "./data.ts";
 import type { FakeRun } from "./data.ts";
 
@@ -16,12 +16,6 @@ const HEADERS = {
   "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
   "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
 };
-
-class Refused extends Error {
-  constructor(readonly status: number, readonly kind: string, message: string, readonly help = "", readonly headers: Record<string, string> = {}) {
-    super(message);
-  }
-}
 
 type Asset = { path: string; type: string; sha256: string; immutable: boolean };
 type Listener = { response: ServerResponse; topics: string[] };
@@ -83,7 +77,11 @@ export class FakeCoordinator {
 
   /** Waits until somebody listens to a topic. */
   async wanted(topic: string): Promise<void> {
-    while (!this.listeners.some((one) => one.topics.includes(topic))) await new Promise((done) => setTimeout(done, 20));
+    for (let tries = 0; tries < 1000; tries += 1) {
+      if (this.listeners.some((one) => one.topics.includes(topic))) return;
+      await new Promise((done) => setTimeout(done, 20));
+    }
+    throw new Error(`nobody wants ${topic}`);
   }
 
   private send(response: ServerResponse, event: string, data: unknown): void {
@@ -324,70 +322,6 @@ export class FakeCoordinator {
     const refusal: Refusal = { kind: refused.kind, message: refused.message, help: refused.help };
     response.writeHead(refused.status, { "Content-Type": "application/json", ...refused.headers }).end(JSON.stringify(refusal));
   }
-}
-
-function forList({ status, source }: RunEntry): RunEntry {
-  const network = status.network && { ...status.network, lanes: [], stalls: [] };
-  return { status: { ...status, network, failures: status.failures.slice(0, 3) }, source };
-}
-
-function gridOf(run: FakeRun): Grid {
-  const { status } = run.entry;
-  return {
-    run: status.run, at_ms: 92_000, revision: run.revision, groups: status.groups.map(([id, counts]) => [id, counts.want]),
-    placement: run.placement, states: Buffer.from(run.states).toString("base64"),
-  };
-}
-
-function eventsOf(run: FakeRun, query: URLSearchParams, over: boolean): unknown {
-  const asked = Number(query.get("from") ?? 0);
-  const from = asked < 0 ? Math.max(0, run.events.length + asked) : asked;
-  const limit = Number(query.get("limit") ?? 1000);
-  const kinds = query.get("kinds")?.split(",");
-  const events: RunEvent[] = [];
-  let next = from;
-  while (next < run.events.length && events.length < limit) {
-    const event = run.events[next]!;
-    if (!kinds || kinds.includes(event.kind)) events.push(event);
-    next += 1;
-  }
-  return { from, next, end: next >= run.events.length, over, events };
-}
-
-function chooser(run: FakeRun, query: URLSearchParams): (line: { group: string; instance: number }) => boolean {
-  const groups = run.entry.status.groups.map(([id, counts]): [string, number] => [id, counts.want]);
-  const group = query.get("group");
-  const text = query.get("instance");
-  const instance = text === null ? null : parseInstance(groups, text);
-  if (text !== null && instance === null) throw new Refused(404, "not_found", `${run.entry.status.name} has no instance \`${text}\``);
-  return (line) => (group === null || line.group === group) && (instance === null || line.instance === instance);
-}
-
-function logsOf(run: FakeRun, query: URLSearchParams, over: boolean): unknown {
-  if (!over) throw new Refused(503, "unavailable", `${run.entry.status.name} is going on, and its logs are stored at its end`, "", { "Retry-After": "10" });
-  let regex: RegExp | null = null;
-  try {
-    regex = query.get("regex") === null ? null : new RegExp(query.get("regex")!);
-  } catch {
-    throw new Refused(400, "invalid", `\`${query.get("regex")}\` is not a regular expression`);
-  }
-  const takes = chooser(run, query);
-  const q = (query.get("q") ?? "").toLowerCase();
-  const fit = run.logs.filter((line) => takes(line) && line.line.toLowerCase().includes(q) && (!regex || regex.test(line.line)) &&
-    (query.get("stream") === null || line.stderr === (query.get("stream") === "stderr")));
-  const from = Number(query.get("next") ?? 0);
-  const limit = Number(query.get("limit") ?? 1000);
-  const next = from + limit < fit.length ? String(from + limit) : null;
-  return { lines: fit.slice(from, from + limit), next, left_out: query.get("group") || query.get("instance") ? 0 : 12 };
-}
-
-function artifactsOf(run: FakeRun, query: URLSearchParams, over: boolean): unknown {
-  if (!over) throw new Refused(404, "not_found", `the outputs of ${run.entry.status.name} are stored at its end`);
-  const takes = chooser(run, query);
-  const fit = run.files.filter((file) => takes(file) && file.path.toLowerCase().includes((query.get("q") ?? "").toLowerCase()));
-  const from = Number(query.get("from") ?? 0);
-  const limit = Number(query.get("limit") ?? 500);
-  return { files: fit.slice(from, from + limit), total: fit.length, bytes: fit.reduce((sum, file) => sum + file.size, 0), more: from + limit < fit.length, skipped: ["eu-home[3]: a socket is not stored"] };
 }
 
 function ranged(response: ServerResponse, content: Buffer, request: IncomingMessage): void {

@@ -1,6 +1,6 @@
 /** Everything about one run: its heading, its tabs, and what each of them shows. */
 
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { fileUrl, get, isExport, token } from "../../api/client.ts";
 import { want } from "../../api/stream.ts";
 import type { RunEntry } from "../../api/types.ts";
@@ -106,9 +106,14 @@ function Tabs({ run, tab }: { run: string; tab: string }) {
     const value = place.value.query.get(key);
     if (value) carried.set(key, value);
   }
+  const bar = useRef<HTMLElement>(null);
+  useEffect(() => {
+    const shown = bar.current?.querySelector<HTMLElement>("[aria-current]");
+    if (bar.current && shown) bar.current.scrollLeft = shown.offsetLeft - bar.current.offsetLeft - 40;
+  }, [tab]);
   const tail = carried.size > 0 ? `?${carried.toString()}` : "";
   return (
-    <nav class="tabs" aria-label="Parts of the run">
+    <nav ref={bar} class="tabs" aria-label="Parts of the run">
       {TABS.map(([name, title]) => (
         <a key={name} href={href(`/runs/${run}${name ? `/${name}` : ""}${name ? tail : ""}`)} aria-current={name === tab ? "page" : undefined}>{title}</a>
       ))}

@@ -145,7 +145,7 @@ function Schedule({ network }: { network: Network }) {
     <Panel title="Schedule" flush>
       {network.narrative.length > 0 && <p style={{ padding: "4px 14px 8px" }} class="muted">Instances are struck by {network.narrative.join(", ")}.</p>}
       {network.schedule.length > 0 && <Table name="Schedule" rows={network.schedule} keyOf={(firing) => `${firing.at_ms} ${firing.text}`} columns={[
-        { head: "At", number: true, cell: (firing) => <code>{clock(firing.at_ms)}</code> },
+        { head: "At", class: "tight", cell: (firing) => <code>{clock(firing.at_ms)}</code> },
         { head: "What", cell: (firing) => firing.text },
       ]} />}
     </Panel>

@@ -125,7 +125,7 @@ function Ticker() {
     <Panel title="What happens" flush>
       {newest.value.length === 0 ? <p class="empty">Nothing since this page was opened.</p> : (
         <Table name="Newest events" rows={newest.value.map((event, at) => ({ event, at }))} keyOf={({ event, at }) => `${event.at_ms} ${newest.value.length - at} ${event.text}`} columns={[
-          { head: "At", number: true, cell: ({ event }) => <code>{clock(event.at_ms)}</code> },
+          { head: "At", class: "tight", cell: ({ event }) => <code>{clock(event.at_ms)}</code> },
           { head: "Kind", cell: ({ event }) => event.kind.replaceAll("_", " "), class: "nowrap" },
           { head: "Who", cell: ({ event }) => [event.worker, event.group, event.instance].filter((part) => part !== undefined).join(" "), class: "nowrap" },
           { head: "What", cell: ({ event }) => event.text },

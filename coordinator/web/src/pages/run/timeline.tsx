@@ -142,11 +142,14 @@ function drawLane(
   context.fillStyle = paint;
   const columns = Math.max(1, Math.floor(frame.wide / 3));
   const heights = binned(lane.marks, frame.end, columns);
+  const low = lane.spans.length > 0;
   const most = heights.reduce((high, value) => Math.max(high, value), 1);
   heights.forEach((value, column) => {
     if (value === 0) return;
     const tall = 4 + (Math.log1p(value) / Math.log1p(most)) * (HEIGHT - 8);
-    context.fillRect(frame.label + (column / columns) * frame.wide, middle - tall / 2, 2, tall);
+    const left = frame.label + (column / columns) * frame.wide;
+    if (low) context.fillRect(left, top + HEIGHT - 6, 2, 5);
+    else context.fillRect(left, middle - tall / 2, 2, tall);
   });
 }
 
@@ -166,7 +169,7 @@ function List({ events, range, end, kind, run }: { events: RunEvent[]; range: Ra
       </div>
       {rows.length === 0 ? <Empty>No event fits.</Empty> : (
         <Table name="Events" rows={rows} keyOf={({ at }) => String(at)} columns={[
-          { head: "At", number: true, cell: ({ event }) => <a href={href(`/runs/${run}/network?t=${(event.at_ms / 1000).toFixed(1)}`)} title="the network at this moment"><code>{clock(event.at_ms)}</code></a> },
+          { head: "At", class: "tight", cell: ({ event }) => <a href={href(`/runs/${run}/network?t=${(event.at_ms / 1000).toFixed(1)}`)} title="the network at this moment"><code>{clock(event.at_ms)}</code></a> },
           { head: "Kind", cell: ({ event }) => event.kind.replaceAll("_", " "), class: "nowrap" },
           { head: "Worker", cell: ({ event }) => event.worker ?? <span class="muted">–</span>, class: "nowrap" },
           { head: "Instance", cell: ({ event }) => (event.instance === undefined ? <span class="muted">–</span> : `${event.group ?? ""} ${event.instance}`), class: "nowrap" },
