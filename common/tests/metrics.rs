@@ -4,14 +4,14 @@ mod fake_store;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fake_store::{BUCKET, FakeStore, Mood, ORG, TOKEN};
 use groundswell_common::ids::RunId;
 use groundswell_common::metrics::{
     Limits, MetricsConfig, MetricsSection, Point, Reason, Shipper, Shipping, check,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

@@ -22,6 +22,7 @@ mod egress;
 #[path = "e2e/endings.rs"]
 mod endings;
 #[path = "../../common/tests/fake_store/mod.rs"]
+#[expect(dead_code, reason = "the shipper's own tests look at each request")]
 mod fake_store;
 #[path = "e2e/harness.rs"]
 mod harness;

@@ -6,9 +6,10 @@
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use groundswell_common::metrics::line;
+use tokio::time::Instant;
 
 /// What it expects.
 pub(crate) const ORG: &str = "lab";

@@ -158,10 +158,8 @@ mod tests {
 
     fn args(more: &[&str]) -> Submit {
         let all = ["coordinator", "submit", "x.toml"].iter().chain(more);
-        match Args::parse_from(all).command {
-            Command::Submit(args) => *args,
-            _ => panic!("it is a submit"),
-        }
+        let Command::Submit(args) = Args::parse_from(all).command else { panic!("it is a submit") };
+        *args
     }
 
     fn request(name: &str) -> SubmitRequest {

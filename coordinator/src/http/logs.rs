@@ -1,7 +1,5 @@
 //! What instances have printed, merged by time, of a run that is over.
 
-use std::cmp::Ordering;
-
 use axum::Json;
 use axum::extract::{Path, State};
 use groundswell_common::outputs::{self, IndexEntry};
@@ -222,10 +220,8 @@ fn cut(line: &str) -> String {
 
 /// By time; those without any come first. Lines of one file stay in their order.
 fn merged(mut lines: Vec<(Option<u64>, LogLine)>) -> Vec<LogLine> {
-    lines.sort_by(|(a, one), (b, other)| match a.cmp(b) {
-        Ordering::Equal if a.is_none() => one.instance.cmp(&other.instance),
-        order => order,
-    });
+    let untimed = |at: &Option<u64>, line: &LogLine| at.is_none().then_some(line.instance);
+    lines.sort_by_key(|(at, line)| (*at, untimed(at, line)));
     lines.into_iter().map(|(_, line)| line).collect()
 }
 

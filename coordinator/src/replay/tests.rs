@@ -30,10 +30,13 @@ fn payload_of(file: &[u8], place: &Place) -> Vec<u8> {
     payload
 }
 
+/// Milliseconds after the block's start, the channel, values of instances, and whether they are differences.
+type Told = (u64, usize, Vec<(usize, u8)>, bool);
+
 /// A reader, as the documentation says one works. It knows nothing of the writer.
 struct Block {
     keyframe: Vec<Vec<u8>>,
-    steps: Vec<(u64, usize, Vec<(usize, u8)>, bool)>,
+    steps: Vec<Told>,
     events: Vec<RunEvent>,
 }
 
@@ -49,7 +52,7 @@ fn block_of(payload: &[u8]) -> Block {
     };
     let [instances, channels, steps, flows, events] = std::array::from_fn(|_| number(4));
     let keyframe =
-        (0..channels).map(|_| (0..instances).map(|_| number(1) as u8).collect()).collect();
+        (0..channels).map(|_| (0..instances).map(|_| byte(number(1))).collect()).collect();
     let heads: Vec<[usize; 4]> =
         (0..steps).map(|_| [number(2), number(1), number(1), number(4)]).collect();
     let gaps: Vec<Vec<usize>> = heads
@@ -69,7 +72,7 @@ fn block_of(payload: &[u8]) -> Block {
             let mut instance = 0;
             let values = gaps.iter().map(|gap| {
                 instance += gap;
-                (instance, number(1) as u8)
+                (instance, byte(number(1)))
             });
             (*at as u64, *channel, values.collect(), *form == 1)
         })
@@ -99,6 +102,10 @@ fn values_at(file: &[u8], at_ms: u64, channel: usize) -> Vec<u8> {
         }
     }
     values
+}
+
+fn byte(number: usize) -> u8 {
+    u8::try_from(number).expect("one byte")
 }
 
 fn header(instances: u32) -> Header {

@@ -115,7 +115,7 @@ impl Actor {
             let runs = record::newest(&objects, known, limit, request.before.as_ref())
                 .await
                 .map_err(|err| unavailable("the object store does not list runs", &err));
-            let read = runs.as_ref().map(Clone::clone).unwrap_or_default();
+            let read = runs.clone().unwrap_or_default();
             let listed =
                 runs.map(|runs| runs.into_iter().map(RunStatus::listed).collect::<Vec<_>>());
             bus.reply(&message, &listed).await;

@@ -38,10 +38,7 @@ fn the_plans_are_measured() {
         }
         tables += &std::fs::read_to_string(&kept).unwrap_or_default();
     }
-    #[expect(clippy::print_stdout, reason = "it is what this is for")]
-    {
-        println!("{tables}");
-    }
+    println!("{tables}");
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
@@ -108,8 +105,11 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
+/// The name of a KPI, its unit and its statistics.
+type Kpi = (String, (String, BTreeMap<String, f64>));
+
 /// A KPI with a direction, which is what a manifest's have and the SDK's own do not.
-fn kpi(told: &Value) -> Option<(String, (String, BTreeMap<String, f64>))> {
+fn kpi(told: &Value) -> Option<Kpi> {
     told["better"].as_str()?;
     let stats = told["stats"].as_object()?.iter();
     let stats = stats.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect();

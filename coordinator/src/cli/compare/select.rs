@@ -216,7 +216,7 @@ impl<'a> Past<'a> {
         let gone = || {
             Trouble::new(Exit::NothingSelected, format!("the record of run {id} is not stored"), "")
         };
-        Ok(self.load(id).await?.ok_or_else(gone)?)
+        self.load(id).await?.ok_or_else(gone)
     }
 
     async fn load(&self, id: &RunId) -> Result<Option<Known>, Trouble> {
