@@ -42,6 +42,12 @@ export class Instance {
     return output
   }
 
+  // Fails when the composition says that this group has to be something else.
+  expect (implementation) {
+    const wanted = this.env.optional('implementation')
+    if (wanted && wanted !== implementation) throw new Error(`the group has to be ${wanted} and is ${implementation}`)
+  }
+
   message (text) {
     console.log(JSON.stringify({
       ts: Date.now() * 1e6, msg: '', group_id: this.env.group, run_id: this.env.run, event: { message_event: { message: text } }
@@ -77,6 +83,7 @@ function environment () {
     case: text('TEST_CASE'),
     run: text('TEST_RUN'),
     group: text('TEST_GROUP_ID'),
+    role: params.get('role') || text('TEST_GROUP_ID'),
     instances: Number(text('TEST_INSTANCE_COUNT')),
     sidecar: process.env.TEST_SIDECAR === 'true',
     incarnation: number('GROUNDSWELL_INCARNATION') ?? 0,
@@ -84,6 +91,7 @@ function environment () {
     syncHost: text('SYNC_SERVICE_HOST', 'testground-sync-service'),
     syncPort: Number(text('SYNC_SERVICE_PORT', '5050')),
     ip: address(process.env.TEST_SUBNET),
+    optional: name => params.get(name),
     param: name => {
       if (!params.has(name)) throw new Error(`the parameter \`${name}\` is not given: give it a default in the manifest, or a value in the composition`)
       return params.get(name)
