@@ -70,10 +70,10 @@ async function bitswapOn (node, blockstore) {
 
 // The blocks of a run, made as in `../../interop/book/src/blocks.rs`.
 function blocks ({ env }) {
-  const [seed, count, size] = [env.param('seed'), Number(env.param('blocks')), Number(env.param('block_bytes'))]
+  const [count, size] = ['blocks', 'block_bytes'].map(param => Number(env.param(param)))
   return Array.from({ length: count }, (_, number) => {
     const parts = Array.from({ length: Math.ceil(size / 32) }, (_, part) =>
-      createHash('sha256').update(`groundswell interop ${seed} ${number} ${part}`).digest())
+      createHash('sha256').update(`groundswell interop ${env.seed} ${number} ${part}`).digest())
     return new Uint8Array(Buffer.concat(parts).subarray(0, size))
   })
 }

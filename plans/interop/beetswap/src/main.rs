@@ -125,16 +125,17 @@ async fn fetch(
     }
     let before = node.received();
     let begun = Instant::now();
-    let gets = blocks.iter().map(|data| async {
-        let came = node.get(name(&data)).await?;
-        ensure!(came == data, "{} came as something else", name(&data));
-        Ok(())
-    });
-    futures::future::try_join_all(gets).await?;
+    futures::future::try_join_all(blocks.iter().map(|data| get(&node, data))).await?;
     measures.insert("fetch_s".to_owned(), begun.elapsed().as_secs_f64());
     sleep(LATE).await;
     let received = node.received() - before;
     measures.insert("received_per_wanted".to_owned(), ratio(received, blocks.bytes()));
+    Ok(())
+}
+
+async fn get(node: &Node, data: Vec<u8>) -> Result {
+    let cid = name(&data);
+    ensure!(node.get(cid).await? == data, "{cid} came as something else");
     Ok(())
 }
 
