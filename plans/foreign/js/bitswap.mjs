@@ -1,6 +1,7 @@
 // Helia's Bitswap on js-libp2p: serves the blocks of a run, and fetches them.
 import { createHash } from 'node:crypto'
 import { subscribe } from 'node:diagnostics_channel'
+import { setMaxListeners } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { withBitswap } from '@helia/bitswap'
 import { multiaddr } from '@multiformats/multiaddr'
@@ -30,6 +31,8 @@ export async function serve (node, instance) {
 
 // Fetches all blocks of the run from all nodes of a listener.
 export async function fetched ({ node, listener, context, variant }, measures, signal) {
+  // Every block that is asked for listens to it.
+  setMaxListeners(Infinity, signal)
   const broker = await bitswapOn(node, new MemoryBlockstore())
   const wanted = blocks(context.instance)
   const names = await Promise.all(wanted.map(name))
