@@ -15,7 +15,7 @@ mod compat {
     use multiaddr::Multiaddr;
 
     #[cfg(feature = "ws")]
-    pub(crate) use libp2p_0_53::websocket::WsConfig as WebSocket;
+    pub(crate) use libp2p_websocket_0_53::WsConfig as WebSocket;
 
     use crate::{KadConfig, NodeError, PeerId};
 

@@ -17,7 +17,7 @@ mod compat {
     use multiaddr::Multiaddr;
 
     #[cfg(feature = "ws")]
-    pub(crate) use libp2p_0_56::websocket::Config as WebSocket;
+    pub(crate) use libp2p_websocket_0_56::Config as WebSocket;
 
     use crate::{KadConfig, NodeError, PeerId};
 

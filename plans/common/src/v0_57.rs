@@ -13,7 +13,7 @@ mod compat {
     use multiaddr::Multiaddr;
 
     #[cfg(feature = "ws")]
-    pub(crate) use libp2p_0_57::websocket::Config as WebSocket;
+    pub(crate) use libp2p_websocket_0_57::Config as WebSocket;
 
     use crate::{KadConfig, NodeError, PeerId};
 
