@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use groundswell_interop::{Blocks, Entry};
+use groundswell_p2p::Version;
 use groundswell_sdk::Member;
 use serde::Deserialize;
+
+use crate::{bitswap, stack};
 
 /// What nodes speak when nothing else is asked of them.
 pub(crate) const PLAIN: &str = "tcp/noise/yamux";
@@ -36,9 +39,9 @@ pub(crate) enum Case {
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct P {
     pub(crate) seed: u64,
-    /// What the group has to be, if it says so.
+    /// What the group is, if it says so.
     #[serde(default)]
-    pub(crate) implementation: String,
+    implementation: String,
     #[serde(default)]
     variants: Vec<String>,
     /// Nodes of each listener.
@@ -93,6 +96,32 @@ impl Case {
     /// Whether it is about Bitswap and not about libp2p.
     pub(crate) fn is_bitswap(self) -> bool {
         matches!(self, Self::BitswapFetch | Self::BitswapMany)
+    }
+
+    /// What this instance is called in this case, if it runs a version.
+    pub(crate) fn implementation(self, version: Version) -> String {
+        if self.is_bitswap() {
+            bitswap::implementation(version)
+        } else {
+            stack::implementation(version)
+        }
+    }
+
+    /// The version that the group asks for by its implementation; without one the oldest of this build.
+    pub(crate) fn version(self, p: &P) -> Result<Version, String> {
+        if p.implementation.is_empty() {
+            return Ok(Version::oldest());
+        }
+        let names = || Version::ALL.iter().map(|version| self.implementation(*version));
+        let found = names().position(|name| name == p.implementation);
+        found.map(|place| Version::ALL[place]).ok_or_else(|| {
+            let has: Vec<_> = names().collect();
+            format!(
+                "the group has to be {}, and this build has {}",
+                p.implementation,
+                has.join(", ")
+            )
+        })
     }
 
     /// How long an attempt may take.
@@ -208,6 +237,27 @@ mod tests {
         let expected = [("a/b/c", 0), ("a/b/c", 2), ("d/e/f", 0), ("d/e/f", 2)];
         assert_eq!(punched, expected.map(|(stack, to)| (stack.to_owned(), to)));
         assert!(Case::HolePunch.attempts(&p(), &book(), 3).is_empty());
+    }
+
+    #[test]
+    fn a_group_is_what_it_says_or_nothing() {
+        for version in Version::ALL {
+            for case in Case::ALL {
+                let p = P { implementation: case.implementation(*version), ..p() };
+                assert_eq!(case.version(&p), Ok(*version));
+            }
+        }
+        let other = P { implementation: "rust-libp2p-0.1".to_owned(), ..p() };
+        let err = Case::Ping.version(&other).unwrap_err();
+        assert!(
+            err.contains("has to be rust-libp2p-0.1, and this build has rust-libp2p-0.5"),
+            "{err}"
+        );
+        assert!(
+            Case::BitswapFetch
+                .version(&P { implementation: "rust-libp2p-0.57".to_owned(), ..p() })
+                .is_err()
+        );
     }
 
     #[test]

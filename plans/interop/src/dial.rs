@@ -99,7 +99,7 @@ impl Attempt<'_> {
     fn config(&self, identity: Identity, stack: &str) -> Result<NodeConfig> {
         let config = NodeConfig {
             kad: Some(KadConfig { mode: KadMode::Client, ..KadConfig::default() }),
-            ..stack::config(identity, stack)?
+            ..stack::config(identity, stack, self.case.version(self.p)?)?
         };
         if self.case != Case::HolePunch {
             return Ok(config);

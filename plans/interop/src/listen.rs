@@ -31,17 +31,22 @@ pub(crate) struct Listening {
 
 /// Starts the listeners of a case.
 pub(crate) async fn start(cx: &Ctx, case: Case, p: &P) -> Result<Listening> {
+    let version = case.version(p)?;
     let mut listening = Listening {
         nodes: Vec::new(),
         bitswaps: Vec::new(),
-        entry: Entry { relay: relays(cx, case), ..Entry::default() },
+        entry: Entry {
+            implementation: case.implementation(version),
+            relay: relays(cx, case),
+            ..Entry::default()
+        },
         speaking: std::sync::Mutex::default(),
     };
     for (place, stack) in (0..).zip(case.stacks(p)) {
         for number in 0..case.nodes(p) {
             let own = place * STRIDE + number;
             let identity = Identity::derive(p.seed, u64::from(cx.index()), own);
-            match stack::config(identity, &stack) {
+            match stack::config(identity, &stack, version) {
                 Ok(config) => listening.add(cx, case, p, &stack, config).await?,
                 Err(why) => cx.message(format!("does not listen with {stack}: {why}")),
             }
@@ -49,8 +54,6 @@ pub(crate) async fn start(cx: &Ctx, case: Case, p: &P) -> Result<Listening> {
     }
     let has_any = !listening.nodes.is_empty();
     ensure!(has_any, "this build has none of the stacks {:?}", case.stacks(p));
-    let (is, wanted) = (&listening.entry.implementation, &p.implementation);
-    ensure!(wanted.is_empty() || wanted == is, "the group has to be {wanted} and is {is}");
     Ok(listening)
 }
 
@@ -89,12 +92,9 @@ impl Listening {
             address.pop();
             node.add_external(address).await?;
         }
-        self.entry.implementation = if case.is_bitswap() {
+        if case.is_bitswap() {
             self.bitswaps.push(bitswap::serve(&node, p.blocks()).await?);
-            bitswap::implementation(node.version())
-        } else {
-            stack::implementation(node.version())
-        };
+        }
         self.nodes.push((stack.to_owned(), node));
         Ok(())
     }

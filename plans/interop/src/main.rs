@@ -56,7 +56,7 @@ mod tests {
         use groundswell_sdk::testing::Local;
         let local = Local::new(2).param("seed", 42).param("implementation", "rust-libp2p-0.1");
         let ended = local.run(|cx| async move { play(&cx, Case::Ping).await }).await;
-        assert!(format!("{ended:?}").contains("has to be rust-libp2p-0.1 and is rust-libp2p-0.5"));
+        assert!(format!("{ended:?}").contains("has to be rust-libp2p-0.1, and"));
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::time::Duration;
 use groundswell_p2p::{GossipConfig, Identity, Multiaddr, NodeConfig, Protocol, Security, Version};
 use groundswell_sdk::prelude::*;
 
-/// A node that speaks one stack only, or why this build cannot.
-pub(crate) fn config(identity: Identity, stack: &str) -> Result<NodeConfig> {
-    let config = NodeConfig::new(identity);
+/// A node of a version that speaks one stack only, or why this build cannot.
+pub(crate) fn config(identity: Identity, stack: &str, version: Version) -> Result<NodeConfig> {
+    let config = NodeConfig { version, ..NodeConfig::new(identity) };
     let lacks = |what: &str| format!("rust-{} as it is built here has no {what}", config.version);
     let [transport, security, muxer] = parts(stack)?;
     let security = match (transport, security) {
@@ -71,13 +71,13 @@ mod tests {
     use super::*;
     use crate::case::PLAIN;
 
-    fn identity() -> Identity {
-        Identity::derive(1, 2, 3)
+    fn config(stack: &str) -> Result<NodeConfig> {
+        super::config(Identity::derive(1, 2, 3), stack, Version::oldest())
     }
 
     #[test]
     fn a_stack_that_is_not_built_in_is_told_by_name() {
-        let wrong = |stack| config(identity(), stack).unwrap_err().to_string();
+        let wrong = |stack| config(stack).unwrap_err().to_string();
         assert!(wrong("tcp/noise/mplex").ends_with("has no mplex"));
         assert!(wrong("udp/noise/yamux").ends_with("has no udp"));
         assert!(wrong("tcp").contains("`tcp` is no transport/security/muxer"));
@@ -88,7 +88,7 @@ mod tests {
         if cfg!(not(feature = "ws")) {
             assert!(wrong("ws/noise/yamux").ends_with("has no ws"));
         }
-        let plain = config(identity(), PLAIN).unwrap();
+        let plain = config(PLAIN).unwrap();
         assert!(plain.agent.starts_with("rust-libp2p-0.5"), "{}", plain.agent);
     }
 
