@@ -1,6 +1,10 @@
 // Holes: from a connection through a relay to a direct one.
 import { multiaddr } from '@multiformats/multiaddr'
 
+// How long a direct connection may take once there is one through the relay. Less than an attempt, so that it is told
+// what was missing.
+const PUNCHED = 10_000
+
 // Gets all listeners of this instance a place at the relay, unless it is the relay.
 export async function reserveToPunch ({ instance, book, listeners, relays }) {
   if (relays) return
@@ -22,8 +26,9 @@ export async function punched ({ node, peer, variant, context }, measures, signa
   await node.dial(multiaddr(`${address}/p2p-circuit/p2p/${peer}`), { signal })
   measures.relayed_s = (performance.now() - begun) / 1000
   const isDirect = connection => !connection.remoteAddr.toString().includes('/p2p-circuit')
+  const limit = performance.now() + PUNCHED
   while (!node.getConnections(peer).some(isDirect)) {
-    signal.throwIfAborted()
+    if (performance.now() > limit) throw new Error(`waited ${PUNCHED / 1000} s for a direct connection in vain`)
     await new Promise(resolve => setTimeout(resolve, 20))
   }
   measures.direct_s = (performance.now() - begun) / 1000

@@ -89,7 +89,7 @@ impl Attempt<'_> {
             }
             Case::HolePunch => {
                 let relay = punch::relay(self.book)?;
-                punch::punched(&target, relay, stack, self.case.limit(), measures).await
+                punch::punched(&target, relay, stack, measures).await
             }
         };
         target.node.stop().await;

@@ -13,6 +13,10 @@ use crate::listen;
 /// How long a relay may take to say how it sees a node, or to promise a place.
 const RELAY: Duration = Duration::from_secs(20);
 
+/// How long a direct connection may take once there is one through the relay. Less than an attempt, so that it is told
+/// what was missing.
+const PUNCHED: Duration = Duration::from_secs(10);
+
 /// The instance that relays for all others.
 pub(crate) fn relay(book: &[Member<Entry>]) -> Result<&Entry> {
     let found = book.iter().map(|member| &member.value).find(|entry| entry.relay);
@@ -32,7 +36,6 @@ pub(crate) async fn punched(
     target: &Target,
     relay: &Entry,
     stack: &str,
-    limit: Duration,
     measures: &mut Measures,
 ) -> Result {
     let address = listen::address(relay, stack)?;
@@ -42,7 +45,7 @@ pub(crate) async fn punched(
     let begun = Instant::now();
     target.node.dial(circuit).await?;
     measures.insert("relayed_s".to_owned(), begun.elapsed().as_secs_f64());
-    Node::wait_for(&mut events, "a direct connection", limit, |event| {
+    Node::wait_for(&mut events, "a direct connection", PUNCHED, |event| {
         let Event::Connected { peer, relayed, .. } = event else { return None };
         (*peer == target.peer && !relayed).then_some(())
     })
