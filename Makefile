@@ -30,8 +30,10 @@ inventory: ## Measure the plans at the scale of this machine; the tables of docs
 check: ## Formatting, lints, documentation, dependencies
 	cargo fmt --all -- --check
 	cargo fmt --manifest-path plans/Cargo.toml --all -- --check
+	cargo fmt --manifest-path plans/interop/beetswap/Cargo.toml -- --check
 	cargo clippy --workspace --all-targets -j $(JOBS) -- -D warnings
 	cargo clippy --manifest-path plans/Cargo.toml --workspace --all-targets -j $(JOBS) -- -D warnings
+	cargo clippy --manifest-path plans/interop/beetswap/Cargo.toml --target-dir plans/target --all-targets -j $(JOBS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items -j $(JOBS)
 	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
 	else echo "check: cargo-deny is not installed, dependencies not checked (cargo install cargo-deny)"; fi
@@ -46,4 +48,4 @@ chaos: ## Break a cluster in every way there is; the table on stdout
 
 fmt: ## Format everything
 	cargo fmt --all
-	@for plan in plans/*/Cargo.toml; do cargo fmt --manifest-path $$plan; done
+	@for plan in plans/*/Cargo.toml plans/interop/beetswap/Cargo.toml; do cargo fmt --manifest-path $$plan; done

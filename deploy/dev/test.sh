@@ -38,7 +38,7 @@ fi
 plan_tests() {
   CARGO_TARGET_DIR="$PWD/target/tmp/cache/cargo/target" cargo test --manifest-path "$1" --no-fail-fast -j "$(nproc)" "${@:2}"
 }
-plans=$(grep -l '^version.workspace' plans/*/Cargo.toml)
+plans=$(grep -l '^version.workspace' plans/*/Cargo.toml plans/interop/book/Cargo.toml)
 
 cargo test --workspace --no-run -j "$(nproc)" || exit 1
 # Now, since Cargo keeps others waiting while it fetches.

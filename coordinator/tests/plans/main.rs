@@ -208,3 +208,19 @@ fn the_network_is_what_it_was_asked_to_be() {
         passes("shaping", &format!("smoke-{case}.toml"));
     }
 }
+
+#[test]
+#[ignore = "builds four versions of libp2p, QUIC, and packages of npm: make plans"]
+fn all_implementations_understand_each_other_in_every_way() {
+    let cases = ["ping", "transports", "bitswap-fetch", "bitswap-many", "hole-punch"];
+    for case in cases {
+        passes("interop", &format!("{case}.toml"));
+    }
+}
+
+#[test]
+#[ignore = "builds QUIC: make plans"]
+fn what_speaks_quic_is_reached_and_punches_holes() {
+    passes("reachability", "smoke-transport-mismatch.toml");
+    passes("nat", "matrix-quic.toml");
+}

@@ -67,12 +67,15 @@ impl NodeConfig {
     }
 }
 
-/// How connections over TCP are encrypted. QUIC brings its own.
+/// How connections over TCP and WebSocket are encrypted. QUIC brings its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Security {
     /// The Noise handshake.
     #[default]
     Noise,
+    /// TLS 1.3, with the peer's key in its certificate.
+    #[cfg(feature = "quic")]
+    Tls,
     /// Not at all: for measuring what encryption costs.
     Plaintext,
 }

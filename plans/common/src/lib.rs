@@ -41,6 +41,8 @@ pub mod topology;
 pub mod truth;
 #[cfg(feature = "libp2p-0_53")]
 mod v0_53;
+#[cfg(feature = "libp2p-0_56")]
+mod v0_56;
 #[cfg(feature = "libp2p-0_57")]
 mod v0_57;
 mod version;

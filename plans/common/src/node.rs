@@ -120,6 +120,8 @@ impl Node {
         match config.version {
             #[cfg(feature = "libp2p-0_53")]
             Version::V0_53 => crate::v0_53::engine::start(config, wiring)?,
+            #[cfg(feature = "libp2p-0_56")]
+            Version::V0_56 => crate::v0_56::engine::start(config, wiring)?,
             #[cfg(feature = "libp2p-0_57")]
             Version::V0_57 => crate::v0_57::engine::start(config, wiring)?,
         }

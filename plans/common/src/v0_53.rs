@@ -2,7 +2,7 @@
 
 #[path = "engine/mod.rs"]
 #[cfg_attr(
-    feature = "libp2p-0_57",
+    any(feature = "libp2p-0_56", feature = "libp2p-0_57"),
     expect(clippy::duplicate_mod, reason = "one source for all versions")
 )]
 pub(crate) mod engine;
@@ -13,6 +13,9 @@ use libp2p_0_53 as libp2p;
 mod compat {
     use libp2p_0_53::{gossipsub, kad, swarm, tcp};
     use multiaddr::Multiaddr;
+
+    #[cfg(feature = "ws")]
+    pub(crate) use libp2p_websocket_0_53::WsConfig as WebSocket;
 
     use crate::{KadConfig, NodeError, PeerId};
 

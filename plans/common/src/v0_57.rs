@@ -12,6 +12,9 @@ mod compat {
     use libp2p_0_57::{gossipsub, kad, swarm, tcp};
     use multiaddr::Multiaddr;
 
+    #[cfg(feature = "ws")]
+    pub(crate) use libp2p_websocket_0_57::Config as WebSocket;
+
     use crate::{KadConfig, NodeError, PeerId};
 
     /// Makes the handler of a connection that this node has dialled. What the

@@ -9,6 +9,9 @@ pub enum Version {
     /// rust-libp2p 0.53, of the year 2023.
     #[cfg(feature = "libp2p-0_53")]
     V0_53,
+    /// rust-libp2p 0.56, of the year 2025.
+    #[cfg(feature = "libp2p-0_56")]
+    V0_56,
     /// rust-libp2p 0.57.
     #[cfg(feature = "libp2p-0_57")]
     V0_57,
@@ -24,6 +27,8 @@ impl Version {
     pub const ALL: &[Self] = &[
         #[cfg(feature = "libp2p-0_53")]
         Self::V0_53,
+        #[cfg(feature = "libp2p-0_56")]
+        Self::V0_56,
         #[cfg(feature = "libp2p-0_57")]
         Self::V0_57,
     ];
@@ -41,6 +46,8 @@ impl Version {
         match self {
             #[cfg(feature = "libp2p-0_53")]
             Self::V0_53 => "libp2p-0_53",
+            #[cfg(feature = "libp2p-0_56")]
+            Self::V0_56 => "libp2p-0_56",
             #[cfg(feature = "libp2p-0_57")]
             Self::V0_57 => "libp2p-0_57",
         }

@@ -42,6 +42,12 @@ export class Instance {
     return output
   }
 
+  // Fails when the composition says that this group has to be something else.
+  expect (implementation) {
+    const wanted = this.env.optional('implementation')
+    if (wanted && wanted !== implementation) throw new Error(`the group has to be ${wanted} and is ${implementation}`)
+  }
+
   message (text) {
     console.log(JSON.stringify({
       ts: Date.now() * 1e6, msg: '', group_id: this.env.group, run_id: this.env.run, event: { message_event: { message: text } }
@@ -72,11 +78,16 @@ function environment () {
     const at = pair.indexOf('=')
     return [pair.slice(0, at), pair.slice(at + 1)]
   }))
+  // A parameter without a value may be there as `null`.
+  const given = name => ['', 'null', undefined].includes(params.get(name)) ? undefined : params.get(name)
   return {
     plan: text('TEST_PLAN'),
     case: text('TEST_CASE'),
     run: text('TEST_RUN'),
     group: text('TEST_GROUP_ID'),
+    // As the Rust SDK has it; a text, since a number here has 53 bits only.
+    seed: given('seed') ?? process.env.GROUNDSWELL_SEED ?? '42',
+    role: given('role') ?? text('TEST_GROUP_ID'),
     instances: Number(text('TEST_INSTANCE_COUNT')),
     sidecar: process.env.TEST_SIDECAR === 'true',
     incarnation: number('GROUNDSWELL_INCARNATION') ?? 0,
@@ -84,6 +95,7 @@ function environment () {
     syncHost: text('SYNC_SERVICE_HOST', 'testground-sync-service'),
     syncPort: Number(text('SYNC_SERVICE_PORT', '5050')),
     ip: address(process.env.TEST_SUBNET),
+    optional: given,
     param: name => {
       if (!params.has(name)) throw new Error(`the parameter \`${name}\` is not given: give it a default in the manifest, or a value in the composition`)
       return params.get(name)

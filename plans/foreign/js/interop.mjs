@@ -2,7 +2,9 @@
 import { multiaddr } from '@multiformats/multiaddr'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { byteStream } from '@libp2p/utils'
+import { BITSWAP, fetched, serve } from './bitswap.mjs'
 import { IMPLEMENTATION, start } from './node.mjs'
+import { punched, reserveToPunch } from './punch.mjs'
 
 const PLAIN = 'tcp/noise/yamux'
 const PING = '/ipfs/ping/1.0.0'
@@ -10,51 +12,66 @@ const TOPIC = 'interop'
 const LIMIT = 10_000
 
 // One case: `prepare` is what a listener does before it is dialled, `attempt` what a dialler does with a listener,
-// `variants` in which ways.
+// `limit` how long that may take, `stacks` what listeners speak, `nodes` how many there are of each, `variants` in
+// which ways a listener is dialled, if not with each stack.
 export const cases = Object.fromEntries(Object.entries({
   ping: { attempt: pinged },
   identify: { attempt: identified },
   'kad-find': { prepare: knowEachOther, attempt: found, dht: true },
   gossip: { prepare: speak, attempt: heard },
-  'relay-circuit': { prepare: reserve, attempt: relayed, variants: relays },
-  'negotiation-matrix': { attempt: pinged, variants: listed, listens: true }
+  'relay-circuit': { prepare: reserve, attempt: relayed, variants: ways },
+  'negotiation-matrix': { attempt: pinged, stacks: listed },
+  'bitswap-fetch': { attempt: fetched, bitswap: true, limit: 30_000 },
+  'bitswap-many': { attempt: fetched, bitswap: true, limit: 30_000, nodes: instance => Number(instance.env.param('nodes')) },
+  'hole-punch': { prepare: reserveToPunch, attempt: punched, stacks: listed, punches: true, limit: 15_000 }
 }).map(([name, parts]) => [name, instance => play(instance, parts)]))
 
-async function play (instance, { prepare, attempt, variants, listens, dht }) {
-  const wanted = listens ? listed(instance) : [PLAIN]
-  const listeners = await listen(instance, wanted, dht)
-  const nodes = Object.values(listeners)
-  const entry = { implementation: IMPLEMENTATION, peers: {}, addresses: {} }
-  for (const [variant, node] of Object.entries(listeners)) {
-    entry.peers[variant] = node.peerId.toString()
-    entry.addresses[variant] = node.getMultiaddrs().map(String)
+async function play (instance, parts) {
+  const { prepare, attempt, variants, stacks = () => [PLAIN], limit = LIMIT, dht, punches, bitswap } = parts
+  const relays = punches === true && instance.env.role === 'relay'
+  const listeners = await listen(instance, stacks(instance), { ...parts, relays })
+  const entry = { implementation: bitswap ? BITSWAP : IMPLEMENTATION, relay: relays, peers: {}, addresses: {} }
+  instance.expect(entry.implementation)
+  for (const [stack, nodes] of Object.entries(listeners)) {
+    entry.peers[stack] = nodes[0].peerId.toString()
+    entry.addresses[stack] = nodes.flatMap(node => node.getMultiaddrs().map(String))
   }
   const book = await instance.exchange('nodes', entry)
-  const context = { instance, book, dht, node: listeners[PLAIN], ended: false }
+  const context = { instance, book, dht, punches, relays, limit, listeners, node: listeners[PLAIN]?.[0], ended: false }
   await instance.phase('prepare', async () => { await prepare?.(context) })
-  const outcomes = await instance.phase('dial', () => dialAll(context, attempt, variants ?? (() => [PLAIN])))
+  const outcomes = await instance.phase('dial', () => dialAll(context, attempt, variants ?? stacks))
   context.ended = true
   await instance.exchange('outcomes', outcomes)
-  await Promise.all(nodes.map(node => node.stop()))
+  await Promise.all(Object.values(listeners).flat().map(node => node.stop()))
 }
 
-// Listeners of all variants that there are; of others the dialler says that there is none.
-async function listen (instance, variants, dht) {
+// Listeners of all stacks that there are; of others the dialler says that there is none.
+async function listen (instance, stacks, { dht, punches, relays, bitswap, nodes = () => 1 }) {
   const listeners = {}
-  for (const variant of variants) {
+  for (const stack of stacks) {
     try {
-      listeners[variant] = await start(variant, instance.env.ip, { serves: true, dht })
+      const all = []
+      for (let number = 0; number < nodes(instance); number++) {
+        const node = await start(stack, instance.env.ip, { listens: true, serves: !punches || relays, punches: punches && !relays, dht })
+        if (bitswap) await serve(node, instance)
+        all.push(node)
+      }
+      listeners[stack] = all
     } catch (err) {
-      instance.message(`does not listen with ${variant}: ${err.message}`)
+      instance.message(`does not listen with ${stack}: ${err.message}`)
     }
   }
   return listeners
 }
 
 async function dialAll (context, attempt, variants) {
+  const { instance, book, punches, relays } = context
+  if (relays) return []
   const outcomes = []
-  for (const variant of variants(context.instance, context.book)) {
-    const listeners = context.book.filter(listener => variant !== `via ${listener.instance}`)
+  for (const variant of variants(instance, book)) {
+    const listeners = book.filter(listener => !listener.value.relay && variant !== `via ${listener.instance}` &&
+      // Nobody gets through to itself: both ends are behind the same NAT.
+      !(punches && listener.instance === instance.index))
     for (const listener of listeners) outcomes.push(await tryOne(context, attempt, variant, listener))
   }
   return outcomes
@@ -67,9 +84,10 @@ async function tryOne (context, attempt, variant, listener) {
     const stack = variant.startsWith('via ') ? PLAIN : variant
     const address = listener.value.addresses[stack]?.[0]
     if (address == null) throw new Error(`${listener.value.implementation} does not listen with ${stack}`)
-    node = await start(stack, context.instance.env.ip, { serves: false, dht: context.dht })
+    const { dht, punches, limit } = context
+    node = await start(stack, context.instance.env.ip, { listens: punches, serves: false, punches, dht })
     const target = { node, address: multiaddr(address), peer: peerIdFromString(listener.value.peers[stack]), listener, variant, context }
-    await within(LIMIT, attempt(target, outcome.measures))
+    await within(limit, attempt(target, outcome.measures, AbortSignal.timeout(limit)))
   } catch (err) {
     outcome.error = err.message || String(err)
     if (process.env.DEBUG) console.error(err)
@@ -78,9 +96,9 @@ async function tryOne (context, attempt, variant, listener) {
   return outcome
 }
 
-async function pinged ({ node, address }, measures) {
+async function pinged ({ node, address }, measures, signal) {
   const begun = performance.now()
-  const connection = await node.dial(address, { signal: AbortSignal.timeout(LIMIT) })
+  const connection = await node.dial(address, { signal })
   await echo(connection)
   measures.handshake_plus_one_rtt_s = (performance.now() - begun) / 1000
   measures.ping_rtt_s = await echo(connection)
@@ -162,14 +180,14 @@ async function reserve ({ instance, book, node }) {
   await instance.sync.signal('reserved')
 }
 
-function relays (_, book) {
+function ways (_, book) {
   return book.map(relay => `via ${relay.instance}`)
 }
 
-async function relayed ({ node, peer, variant, context }, measures) {
+async function relayed ({ node, peer, variant, context }, measures, signal) {
   const relay = context.book.find(relay => `via ${relay.instance}` === variant)
   const address = multiaddr(`${relay.value.addresses[PLAIN][0]}/p2p-circuit/p2p/${peer}`)
-  await pinged({ node, address }, measures)
+  await pinged({ node, address }, measures, signal)
 }
 
 function listed (instance) {

@@ -1,5 +1,7 @@
 // js-libp2p nodes.
+import { quic } from '@chainsafe/libp2p-quic'
 import { circuitRelayServer, circuitRelayTransport } from '@libp2p/circuit-relay-v2'
+import { dcutr } from '@libp2p/dcutr'
 import { gossipsub } from '@libp2p/gossipsub'
 import { identify } from '@libp2p/identify'
 import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
@@ -19,13 +21,14 @@ const version = installed.version.split('.').slice(0, 2).join('.')
 
 export const IMPLEMENTATION = `js-libp2p-${version}`
 
-const transports = { tcp, ws: webSockets }
+const transports = { tcp, ws: webSockets, quic }
 const securities = { noise, plaintext, tls }
 const muxers = { yamux, mplex }
 
-// The transport, security and muxer of a variant such as `tcp/noise/yamux`; an error if js-libp2p lacks one.
+// The transport, security and muxer of a variant such as `tcp/noise/yamux`; an error if js-libp2p lacks one. QUIC has
+// its own security and muxer; the ones beside it are for circuits.
 function stack (variant) {
-  const [transport, security, muxer] = variant.split('/')
+  const [transport, security, muxer] = variant === 'quic/tls/quic' ? ['quic', 'noise', 'yamux'] : variant.split('/')
   const pick = (kinds, name) => {
     if (kinds[name] == null) throw new Error(`${IMPLEMENTATION} has no ${name}`)
     return kinds[name]()
@@ -33,13 +36,20 @@ function stack (variant) {
   return { transport: pick(transports, transport), security: pick(securities, security), muxer: pick(muxers, muxer) }
 }
 
-// Starts a node that speaks one variant only. `serves` makes it listen and do what others need of it. With `dht` it
-// has a DHT, which pings peers by itself: rust-libp2p answers one ping at a time and drops the one before.
-export async function start (variant, ip, { serves, dht }) {
+// Where a node that speaks a variant listens.
+function at (variant, ip) {
+  const [transport] = variant.split('/')
+  if (transport === 'quic') return `/ip4/${ip}/udp/0/quic-v1`
+  return `/ip4/${ip}/tcp/0${transport === 'ws' ? '/ws' : ''}`
+}
+
+// Starts a node that speaks one variant only. `serves` makes it do what others need of a listener, `punches` try for
+// direct connections. With `dht` it has a DHT, which pings peers by itself: rust-libp2p answers one ping at a time and
+// drops the one before.
+export async function start (variant, ip, { listens, serves, punches, dht }) {
   const { transport, security, muxer } = stack(variant)
-  const end = variant.startsWith('ws/') ? '/ws' : ''
   const node = await createLibp2p({
-    addresses: { listen: serves ? [`/ip4/${ip}/tcp/0${end}`] : [] },
+    addresses: { listen: listens ? [at(variant, ip)] : [] },
     transports: [transport, circuitRelayTransport()],
     connectionEncrypters: [security],
     streamMuxers: [muxer],
@@ -52,6 +62,7 @@ export async function start (variant, ip, { serves, dht }) {
       ping: ping({ runOnLimitedConnection: true, maxOutboundStreams: 4, maxInboundStreams: 64 }),
       ...(dht ? { dht: kadDHT({ protocol: '/gs/kad/1.0.0', clientMode: !serves, peerInfoMapper: passthroughMapper, allowQueryWithZeroPeers: true }) } : {}),
       pubsub: gossipsub({ allowPublishToZeroTopicPeers: true, emitSelf: false, directConnectTicks: 1 }),
+      ...(punches ? { dcutr: dcutr() } : {}),
       ...(serves ? { relay: circuitRelayServer({ reservations: { maxReservations: 256, applyDefaultLimit: true } }) } : {})
     }
   })

@@ -3,24 +3,26 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use groundswell_interop::{Entry, Outcome};
 use groundswell_p2p::{
     Event, Identity, KadConfig, KadMode, Multiaddr, Node, NodeConfig, PeerId, Protocol,
 };
 use groundswell_sdk::prelude::*;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::book::{Entry, Outcome};
 use crate::case::{self, Case, P, PLAIN};
 use crate::listen::{self, TOPIC};
+use crate::{bitswap, punch, stack};
 
-/// How long an attempt may take.
+/// How long an event may take to come.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Between two questions to the DHT.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Where the identities of dialling nodes begin: others than those of listeners.
 const DIALERS: u64 = 1 << 32;
 
-type Measures = BTreeMap<String, f64>;
+/// What is measured in an attempt, by the KPI's name.
+pub(crate) type Measures = BTreeMap<String, f64>;
 
 /// Tries everything that a case is about, one after the other.
 pub(crate) async fn all(
@@ -30,15 +32,16 @@ pub(crate) async fn all(
     book: &[Member<Entry>],
 ) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
-    for (number, (variant, listener)) in (0..).zip(case.attempts(p, book)) {
+    for (number, (variant, listener)) in (0..).zip(case.attempts(p, book, cx.index())) {
         let identity = Identity::derive(p.seed, u64::from(cx.index()), DIALERS + number);
-        let attempt = Attempt { case, book, variant: &variant, listener };
+        let attempt = Attempt { cx, case, p, book, variant: &variant, listener };
         let mut measures = Measures::new();
-        let tried = timeout(LIMIT, attempt.make(identity, &mut measures)).await;
+        let limit = case.limit();
+        let tried = timeout(limit, attempt.make(identity, &mut measures)).await;
         let error = match tried {
             Ok(Ok(())) => None,
             Ok(Err(err)) => Some(err.to_string()),
-            Err(_) => Some(format!("took more than {} s", LIMIT.as_secs())),
+            Err(_) => Some(format!("took more than {} s", limit.as_secs())),
         };
         outcomes.push(Outcome { variant, listener, error, measures });
     }
@@ -47,16 +50,18 @@ pub(crate) async fn all(
 
 /// One attempt.
 struct Attempt<'a> {
+    cx: &'a Ctx,
     case: Case,
+    p: &'a P,
     book: &'a [Member<Entry>],
     variant: &'a str,
     listener: u32,
 }
 
 /// What an attempt is made with.
-struct Target {
-    node: Node,
-    peer: PeerId,
+pub(crate) struct Target {
+    pub(crate) node: Node,
+    pub(crate) peer: PeerId,
     address: Multiaddr,
 }
 
@@ -67,11 +72,7 @@ impl Attempt<'_> {
         let entry = self.entry(self.listener)?;
         let address = listen::address(entry, stack)?;
         let peer = entry.peers.get(stack).ok_or("it has no peer id")?.parse()?;
-        let node = Node::start(NodeConfig {
-            kad: Some(KadConfig { mode: KadMode::Client, ..KadConfig::default() }),
-            ..listen::config(identity, stack)?
-        })
-        .await?;
+        let node = Node::start(self.config(identity, stack)?).await?;
         let target = Target { node, peer, address };
         let made = match self.case {
             Case::Ping | Case::NegotiationMatrix => {
@@ -81,9 +82,31 @@ impl Attempt<'_> {
             Case::KadFind => self.found(&target, measures).await,
             Case::Gossip => heard(&target, measures).await,
             Case::RelayCircuit => pinged(&target, &self.circuit(&target)?, measures).await,
+            Case::BitswapFetch | Case::BitswapMany => {
+                let addresses = listen::addresses(entry, stack)?;
+                let limit = self.case.limit();
+                bitswap::fetched(&target.node, addresses, self.p.blocks(), limit, measures).await
+            }
+            Case::HolePunch => {
+                let relay = punch::relay(self.book)?;
+                punch::punched(&target, relay, stack, measures).await
+            }
         };
         target.node.stop().await;
         made
+    }
+
+    fn config(&self, identity: Identity, stack: &str) -> Result<NodeConfig> {
+        let config = NodeConfig {
+            kad: Some(KadConfig { mode: KadMode::Client, ..KadConfig::default() }),
+            ..stack::config(identity, stack, self.case.version(self.p)?)?
+        };
+        if self.case != Case::HolePunch {
+            return Ok(config);
+        }
+        // Holes are punched from the port where a node listens.
+        let listen = vec![stack::listen(stack, self.cx.network().ip()?)?];
+        Ok(NodeConfig { listen, dcutr: true, ..config })
     }
 
     fn entry(&self, index: u32) -> Result<&Entry> {

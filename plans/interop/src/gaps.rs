@@ -47,6 +47,9 @@ struct Gap {
     listener: String,
     #[serde(default = "any")]
     variant: String,
+    /// What the failure says: one for another reason is none of this gap.
+    #[serde(default = "any")]
+    error: String,
     why: String,
 }
 
@@ -66,7 +69,10 @@ impl Gaps {
         match (known, error) {
             (None, None) => Verdict::Works,
             (None, Some(error)) => Verdict::Broken(error.to_owned()),
-            (Some(gap), Some(_)) => Verdict::Gap(gap.why.clone()),
+            (Some(gap), Some(error)) if matches(&gap.error, error) => Verdict::Gap(gap.why.clone()),
+            (Some(gap), Some(error)) => {
+                Verdict::Broken(format!("{error}, which is not the known gap `{}`", gap.why))
+            }
             (Some(gap), None) => Verdict::GapGone(gap.why.clone()),
         }
     }
@@ -103,6 +109,7 @@ mod tests {
         case = "ping"
         dialer = "rust-*"
         variant = "*/mplex"
+        error = "*no mplex*"
         why = "dropped"
     "#;
 
@@ -117,7 +124,13 @@ mod tests {
         let broken = Verdict::Broken("refused".to_owned());
         assert_eq!(verdict("js-1", "tcp/noise/mplex", Some("refused")), broken);
         let gap = Verdict::Gap("dropped".to_owned());
-        assert_eq!(verdict("rust-1", "tcp/noise/mplex", Some("x")), gap);
+        assert_eq!(verdict("rust-1", "tcp/noise/mplex", Some("it has no mplex")), gap);
+    }
+
+    #[test]
+    fn what_fails_for_another_reason_is_broken() {
+        let broken = "refused, which is not the known gap `dropped`".to_owned();
+        assert_eq!(verdict("rust-1", "tcp/noise/mplex", Some("refused")), Verdict::Broken(broken));
     }
 
     #[test]

@@ -1,67 +1,104 @@
 //! The side of an instance that is dialled.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use groundswell_p2p::{
-    GossipConfig, Identity, KadConfig, KadMode, Multiaddr, Node, NodeConfig, Protocol, RelayLimits,
-    Security,
-};
+use groundswell_bitswap::Bitswap;
+use groundswell_interop::Entry;
+use groundswell_p2p::{Identity, KadConfig, KadMode, Multiaddr, Node, NodeConfig, RelayLimits};
 use groundswell_sdk::prelude::*;
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
-use crate::book::Entry;
 use crate::case::{Case, P, PLAIN};
+use crate::{bitswap, punch, stack};
 
 /// The topic of the case gossip.
 pub(crate) const TOPIC: &str = "interop";
+/// What the role of an instance is called that relays for all others in `hole-punch`.
+const RELAY: &str = "relay";
 /// How long a relay may take to promise a place.
 const RESERVATION: Duration = Duration::from_secs(20);
+/// How far the identities of the nodes of two stacks are apart.
+const STRIDE: u64 = 1 << 16;
 
-/// The listeners of an instance, one for each stack.
+/// The listeners of an instance, for each stack one or several.
 pub(crate) struct Listening {
-    nodes: BTreeMap<String, Node>,
+    nodes: Vec<(String, Node)>,
+    bitswaps: Vec<Bitswap>,
     entry: Entry,
     speaking: std::sync::Mutex<JoinSet<()>>,
 }
 
 /// Starts the listeners of a case.
 pub(crate) async fn start(cx: &Ctx, case: Case, p: &P) -> Result<Listening> {
-    let ip = cx.network().ip()?;
-    let mut nodes = BTreeMap::new();
-    let mut entry = Entry::default();
+    let version = case.version(p)?;
+    let mut listening = Listening {
+        nodes: Vec::new(),
+        bitswaps: Vec::new(),
+        entry: Entry {
+            implementation: case.implementation(version),
+            relay: relays(cx, case),
+            ..Entry::default()
+        },
+        speaking: std::sync::Mutex::default(),
+    };
     for (place, stack) in (0..).zip(case.stacks(p)) {
-        let identity = Identity::derive(p.seed, u64::from(cx.index()), place);
-        let config = match config(identity, &stack) {
-            Ok(config) => config,
-            Err(why) => {
-                cx.message(format!("does not listen with {stack}: {why}"));
-                continue;
+        for number in 0..case.nodes(p) {
+            let own = place * STRIDE + number;
+            let identity = Identity::derive(p.seed, u64::from(cx.index()), own);
+            match stack::config(identity, &stack, version) {
+                Ok(config) => listening.add(cx, case, p, &stack, config).await?,
+                Err(why) => cx.message(format!("does not listen with {stack}: {why}")),
             }
-        };
-        let at = Multiaddr::empty().with(Protocol::Ip4(ip)).with(Protocol::Tcp(0));
+        }
+    }
+    let has_any = !listening.nodes.is_empty();
+    ensure!(has_any, "this build has none of the stacks {:?}", case.stacks(p));
+    Ok(listening)
+}
+
+/// Whether this instance is there to relay for others.
+fn relays(cx: &Ctx, case: Case) -> bool {
+    case == Case::HolePunch && cx.role() == RELAY
+}
+
+impl Listening {
+    /// Starts one node.
+    async fn add(
+        &mut self,
+        cx: &Ctx,
+        case: Case,
+        p: &P,
+        stack: &str,
+        config: NodeConfig,
+    ) -> Result {
+        let punches = case == Case::HolePunch && !self.entry.relay;
+        let limits =
+            RelayLimits { circuits: 256, circuits_per_peer: 256, ..RelayLimits::default() };
         let node = Node::start(NodeConfig {
-            listen: vec![at],
+            listen: vec![stack::listen(stack, cx.network().ip()?)?],
             kad: Some(KadConfig { mode: KadMode::Server, ..KadConfig::default() }),
-            relay_server: Some(RelayLimits { circuits: 256, ..RelayLimits::default() }),
+            relay_server: (!punches).then_some(limits),
+            dcutr: punches,
             ..config
         })
         .await?;
         let mut address = node.address().await?;
-        entry.peers.insert(stack.clone(), node.peer().to_string());
-        entry.addresses.insert(stack.clone(), vec![address.to_string()]);
-        // A relay tells others where they are reached through it.
-        address.pop();
-        node.add_external(address).await?;
-        entry.implementation = implementation(&node);
-        nodes.insert(stack, node);
+        self.entry.peers.insert(stack.to_owned(), node.peer().to_string());
+        let known = self.entry.addresses.entry(stack.to_owned()).or_default();
+        known.push(address.to_string());
+        if !punches {
+            // A relay tells others where they are reached through it.
+            address.pop();
+            node.add_external(address).await?;
+        }
+        if case.is_bitswap() {
+            self.bitswaps.push(bitswap::serve(&node, p.blocks()).await?);
+        }
+        self.nodes.push((stack.to_owned(), node));
+        Ok(())
     }
-    ensure!(!nodes.is_empty(), "this build has none of the stacks {:?}", case.stacks(p));
-    Ok(Listening { nodes, entry, speaking: std::sync::Mutex::default() })
-}
 
-impl Listening {
     /// What others have to know.
     pub(crate) fn entry(&self) -> &Entry {
         &self.entry
@@ -70,10 +107,15 @@ impl Listening {
     /// Does what has to be done before the others dial.
     pub(crate) async fn prepare(&self, cx: &Ctx, case: Case, book: &[Member<Entry>]) -> Result {
         match case {
-            Case::Ping | Case::Identify | Case::NegotiationMatrix => Ok(()),
+            Case::Ping
+            | Case::Identify
+            | Case::NegotiationMatrix
+            | Case::BitswapFetch
+            | Case::BitswapMany => Ok(()),
             Case::KadFind => self.know_each_other(cx, book).await,
             Case::Gossip => self.speak().await,
             Case::RelayCircuit => self.reserve(cx, book).await,
+            Case::HolePunch => self.reserve_to_punch(cx, book).await,
         }
     }
 
@@ -120,15 +162,34 @@ impl Listening {
         Ok(())
     }
 
+    /// Gets all nodes of this instance a place at the relay, unless it is the relay.
+    async fn reserve_to_punch(&self, cx: &Ctx, book: &[Member<Entry>]) -> Result {
+        if self.entry.relay {
+            return Ok(());
+        }
+        let relay = punch::relay(book)?;
+        for (stack, node) in &self.nodes {
+            // The attempts to reach it fail, and tell that pair by pair.
+            if let Err(err) = punch::reserve(node, relay, stack).await {
+                cx.message(format!("no place at the relay with {stack}: {err}"));
+            }
+        }
+        Ok(())
+    }
+
     fn plain(&self) -> Result<&Node> {
-        Ok(self.nodes.get(PLAIN).ok_or("this build cannot speak the plain stack")?)
+        let found = self.nodes.iter().find(|(stack, _)| stack == PLAIN);
+        Ok(found.map(|(_, node)| node).ok_or("this build cannot speak the plain stack")?)
     }
 
     /// Stops the listeners.
     pub(crate) async fn stop(self) {
         // The task that speaks ends with the set it is in.
         drop(self.speaking);
-        for node in self.nodes.into_values() {
+        for bitswap in self.bitswaps {
+            bitswap.stop().await;
+        }
+        for (_, node) in self.nodes {
             node.stop().await;
         }
     }
@@ -136,56 +197,14 @@ impl Listening {
 
 /// The address of a listener for a stack.
 pub(crate) fn address(entry: &Entry, stack: &str) -> Result<Multiaddr> {
-    let known = entry.addresses.get(stack).and_then(|addresses| addresses.first());
-    let text = known.ok_or(format!("{} does not listen with {stack}", entry.implementation))?;
-    Ok(text.parse()?)
+    let first = addresses(entry, stack)?.into_iter().next();
+    Ok(first.ok_or("it listens nowhere")?)
 }
 
-/// A node that speaks one stack only, or why this build cannot.
-pub(crate) fn config(identity: Identity, stack: &str) -> Result<NodeConfig> {
-    let parts: Vec<&str> = stack.split('/').collect();
-    let [transport, security, muxer] = parts[..] else {
-        return Err(format!("`{stack}` is no transport/security/muxer").into());
-    };
-    let config = NodeConfig::new(identity);
-    let lacks = |what: &str| format!("rust-{} as it is built here has no {what}", config.version);
-    ensure!(transport == "tcp", "{}", lacks(transport));
-    ensure!(muxer == "yamux", "{}", lacks(muxer));
-    let security = match security {
-        "noise" => Security::Noise,
-        "plaintext" => Security::Plaintext,
-        other => return Err(lacks(other).into()),
-    };
-    Ok(NodeConfig {
-        security,
-        agent: named(config.version),
-        ping: Some(Duration::from_millis(200)),
-        relay_client: true,
-        gossip: Some(GossipConfig::default()),
-        ..config
-    })
-}
-
-fn implementation(node: &Node) -> String {
-    named(node.version())
-}
-
-fn named(version: groundswell_p2p::Version) -> String {
-    format!("rust-{}", version.name().replace('_', "."))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stack_that_is_not_built_in_is_told_by_name() {
-        let wrong = |stack| config(Identity::derive(1, 2, 3), stack).unwrap_err().to_string();
-        assert!(wrong("tcp/noise/mplex").ends_with("has no mplex"));
-        assert!(wrong("tcp/tls/yamux").ends_with("has no tls"));
-        assert!(wrong("ws/noise/yamux").ends_with("has no ws"));
-        assert!(wrong("tcp").contains("`tcp` is no transport/security/muxer"));
-        let plain = config(Identity::derive(1, 2, 3), PLAIN).unwrap();
-        assert!(plain.agent.starts_with("rust-libp2p-0.5"), "{}", plain.agent);
-    }
+/// All addresses of a listener for a stack: one of each of its nodes.
+pub(crate) fn addresses(entry: &Entry, stack: &str) -> Result<Vec<Multiaddr>> {
+    let known = entry.addresses.get(stack).filter(|known| !known.is_empty());
+    let known =
+        known.ok_or_else(|| format!("{} does not listen with {stack}", entry.implementation))?;
+    known.iter().map(|address| Ok(address.parse()?)).collect()
 }

@@ -6,12 +6,14 @@
 //! fails as `known-gaps.toml` says. What is asked of an implementation is
 //! small and the same for all; `plans/foreign` has those in other languages.
 
-mod book;
+mod bitswap;
 mod case;
 mod dial;
 mod gaps;
 mod judge;
 mod listen;
+mod punch;
+mod stack;
 
 use std::process::ExitCode;
 
@@ -37,7 +39,7 @@ async fn play(cx: &Ctx, case: Case) -> Result {
     let outcomes = cx.phase("dial", async { dial::all(cx, case, &p, &book).await }).await?;
     let told = cx.exchange("outcomes", &outcomes).await?;
     if cx.leads("judge").await? {
-        judge::judge(cx, case, &book, &told, &gaps)?;
+        judge::judge(cx, case, &p, &book, &told, &gaps)?;
     }
     listening.stop().await;
     Ok(())
@@ -48,6 +50,14 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_group_that_is_not_what_it_has_to_be_fails() {
+        use groundswell_sdk::testing::Local;
+        let local = Local::new(2).param("seed", 42).param("implementation", "rust-libp2p-0.1");
+        let ended = local.run(|cx| async move { play(&cx, Case::Ping).await }).await;
+        assert!(format!("{ended:?}").contains("has to be rust-libp2p-0.1, and"));
+    }
 
     #[test]
     fn every_case_of_the_manifest_has_an_implementation() {
@@ -61,8 +71,14 @@ mod tests {
     async fn rust_gets_along_with_itself() {
         use groundswell_sdk::testing::Local;
         for case in Case::ALL {
-            let variants = r#"["tcp/noise/yamux","tcp/plaintext/yamux","tcp/noise/mplex"]"#;
-            let local = Local::new(2).param("seed", 42).param("variants", variants);
+            let all = r#"["tcp/noise/yamux","tcp/plaintext/yamux","tcp/noise/mplex"]"#;
+            let plain = r#"["tcp/noise/yamux"]"#;
+            let punches = case == Case::HolePunch;
+            let variants = if punches { plain } else { all };
+            let groups = [("peers", 2), ("relay", 1)];
+            let groups = if punches { &groups[..] } else { &groups[..1] };
+            let local = Local::groups(groups).param("seed", 42).param("variants", variants);
+            let local = local.param("nodes", 3).param("blocks", 16).param("block_bytes", 16384);
             local.run(move |cx| async move { play(&cx, case).await }).await.assert_success();
         }
     }

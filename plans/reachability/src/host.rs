@@ -161,6 +161,20 @@ impl Host {
         other.addresses.iter().filter(speaks).cloned().collect()
     }
 
+    /// Where this instance reaches another one through its relay: over what this one speaks, whatever the other one
+    /// speaks with the relay.
+    pub(crate) fn circuit_to(&self, other: &Card) -> Option<Multiaddr> {
+        let relay = other
+            .circuit
+            .as_ref()?
+            .iter()
+            .find_map(|part| if let Protocol::P2p(peer) = part { Some(peer) } else { None })?;
+        let mut cards = self.everybody.iter().map(|member| &member.value);
+        let relay = cards.find(|card| card.peer == relay)?;
+        let address = self.addresses_of(relay).into_iter().next()?;
+        Some(address.with(Protocol::P2pCircuit).with(Protocol::P2p(other.peer)))
+    }
+
     /// Waits for everybody, so that nobody is gone while others need it.
     pub(crate) async fn leave(self) -> Result {
         self.cx.signal_and_wait("leave").await?;

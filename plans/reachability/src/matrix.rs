@@ -175,8 +175,8 @@ async fn task(host: &Host, params: &Params, other: &Card, wasted: &mut u32) -> R
     let connected = host.node.connections().await?.iter().any(|one| one.peer == other.peer);
     if !connected && !dial(host, &host.node, params, other).await? {
         *wasted += u32::from(!host.addresses_of(other).is_empty());
-        let Some(circuit) = &other.circuit else { return Ok(false) };
-        if let Err(error) = dial_circuit(host, circuit, params.task_timeout).await {
+        let Some(circuit) = host.circuit_to(other) else { return Ok(false) };
+        if let Err(error) = dial_circuit(host, &circuit, params.task_timeout).await {
             host.cx.message(format!("dialling {circuit}: {error}"));
             *wasted += 1;
             return Ok(false);

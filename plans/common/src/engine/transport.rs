@@ -1,4 +1,4 @@
-//! How bytes get to other nodes: TCP, relays, and QUIC where it is compiled in.
+//! How bytes get to other nodes: TCP, relays, and WebSocket and QUIC where they are compiled in.
 
 use super::libp2p::core::Transport as _;
 use super::libp2p::core::muxing::StreamMuxerBox;
@@ -19,16 +19,27 @@ pub(super) fn build(
     meter: &Meter,
 ) -> Result<(Transport, relay::client::Behaviour), NodeError> {
     let (circuits, relay) = relay::client::new(key.public().to_peer_id());
-    let meter = meter.clone();
-    let tcp = tcp::tokio::Transport::new(super::compat::tcp_config(config.dcutr))
-        .map(move |stream, _| Counted::new(stream, meter.clone()));
-    let streams = circuits.or_transport(tcp).upgrade(Version::V1Lazy);
+    let tcp = || {
+        let meter = meter.clone();
+        tcp::tokio::Transport::new(super::compat::tcp_config(config.dcutr))
+            .map(move |stream, _| Counted::new(stream, meter.clone()))
+    };
+    #[cfg(not(feature = "ws"))]
+    let sockets = tcp();
+    #[cfg(feature = "ws")]
+    let sockets = super::compat::WebSocket::new(tcp()).or_transport(tcp());
+    let streams = circuits.or_transport(sockets).upgrade(Version::V1Lazy);
     let muxer = yamux::Config::default();
+    let wrong = |err: &dyn std::fmt::Display| NodeError::Config(err.to_string());
     let transport = match config.security {
         Security::Noise => {
-            let noise =
-                noise::Config::new(key).map_err(|err| NodeError::Config(err.to_string()))?;
+            let noise = noise::Config::new(key).map_err(|err| wrong(&err))?;
             streams.authenticate(noise).multiplex(muxer).boxed()
+        }
+        #[cfg(feature = "quic")]
+        Security::Tls => {
+            let tls = super::libp2p::tls::Config::new(key).map_err(|err| wrong(&err))?;
+            streams.authenticate(tls).multiplex(muxer).boxed()
         }
         Security::Plaintext => {
             streams.authenticate(plaintext::Config::new(key)).multiplex(muxer).boxed()
