@@ -65,6 +65,28 @@ async fn a_dial_connects_and_both_ends_count_it() {
 }
 
 #[tokio::test]
+async fn every_transport_that_is_built_in_connects_all_versions() {
+    let transports = [
+        "/ip4/127.0.0.1/tcp/0",
+        #[cfg(feature = "ws")]
+        "/ip4/127.0.0.1/tcp/0/ws",
+        #[cfg(feature = "quic")]
+        "/ip4/127.0.0.1/udp/0/quic-v1",
+    ];
+    for transport in transports {
+        for (dialer, listener) in pairs() {
+            let a = Node::start(config(dialer, 0)).await.unwrap();
+            let listen = vec![transport.parse().unwrap()];
+            let b = Node::start(NodeConfig { listen, ..config(listener, 1) }).await.unwrap();
+            let address = b.address().await.unwrap();
+            let end = transport.rsplit("/0").next().unwrap();
+            assert!(address.to_string().contains(end), "{address}");
+            assert_eq!(a.dial(address).await.unwrap(), b.peer(), "{dialer} to {listener}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_stop_closes_the_connections_and_ends_the_node() {
     for (dialer, listener) in pairs() {
         let a = Node::start(config(dialer, 0)).await.unwrap();
